@@ -1,0 +1,1 @@
+"""Vitrail: XCiT, SplitMask, PQ-MIM and ImageBind on your own images, sounds and sensors."""

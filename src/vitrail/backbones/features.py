@@ -1,0 +1,26 @@
+"""What every backbone answers, whatever is inside."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Features(NamedTuple):
+    """What a backbone makes of a batch of images.
+
+    Attributes:
+        patches: [B, N, d], one token a patch, row by row.
+        class_token: [B, d], the whole image; the mean of the patches where a backbone has no class token.
+        grid: (h, w), the patches' rows and columns; N = h * w unless only a subset of the patches was asked for.
+        layers: [B, N, d] each, the patch tokens leaving the layers that were asked for by number (0-based), in the
+            order asked for, before any final normalisation.
+    """
+
+    patches: Tensor
+    class_token: Tensor
+    grid: tuple[int, int]
+    layers: tuple[Tensor, ...] = ()
+
+    def maps(self) -> tuple[Tensor, ...]:
+        """The asked-for layers as pictures, [B, d, h, w] each; the patches when no layer was asked for."""
+        return tuple(tokens.mT.unflatten(2, self.grid) for tokens in self.layers or (self.patches,))

@@ -1,0 +1,83 @@
+"""Configurations: frozen dataclasses, to JSON and back.
+
+Every dataclass becomes an object with a `type`, its module and name below `vitrail`, so that a checkpoint carries
+its whole configuration and opens without the recipe that wrote it.
+"""
+
+import dataclasses
+import importlib
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+from vitrail.errors import VitrailError
+
+Json = dict[str, Any] | list[Any] | str | int | float | bool | None
+
+
+def to_json(value: Any) -> Json:
+    """The JSON form of a configuration: dataclasses of Vitrail, lists, tuples, dicts, paths and plain values."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        tag = f"{type(value).__module__}.{type(value).__qualname__}"
+        if not tag.startswith("vitrail."):
+            raise TypeError(f"{tag} cannot be stored: a checkpoint may name only dataclasses of vitrail")
+        fields = {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {"type": tag.removeprefix("vitrail.")} | fields
+    if isinstance(value, dict):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    raise TypeError(f"a configuration cannot hold a {type(value).__name__}")
+
+
+def from_json(value: Json) -> Any:
+    """The configuration that `to_json` stored.
+
+    Raises:
+        VitrailError: the JSON names a type or a field that this version does not have.
+    """
+    if isinstance(value, list):
+        return tuple(from_json(item) for item in value)
+    if not isinstance(value, dict):
+        return value
+    if "type" not in value:
+        return {key: from_json(item) for key, item in value.items()}
+    cls = _find_type(value["type"])
+    known = {field.name for field in dataclasses.fields(cls)}
+    given = {key: from_json(item) for key, item in value.items() if key != "type"}
+    if unknown := sorted(given.keys() - known):
+        raise VitrailError(
+            f"The configuration sets {', '.join(unknown)} of {value['type']}, which this version of Vitrail does not "
+            "have; open it with the version that wrote it."
+        )
+    hints = typing.get_type_hints(cls)
+    return cls(**{key: _as_declared(item, hints[key]) for key, item in given.items()})
+
+
+def _find_type(tag: Any) -> type:
+    module, _, name = str(tag).rpartition(".")
+    try:
+        cls = getattr(importlib.import_module(f"vitrail.{module}"), name)
+    except (ImportError, AttributeError):
+        cls = None
+    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls) and cls.__module__ == f"vitrail.{module}"):
+        raise VitrailError(
+            f"The configuration has the type {tag}, which this version of Vitrail does not have; "
+            "open it with the version that wrote it."
+        )
+    return cls
+
+
+def _as_declared(value: Any, hint: Any) -> Any:
+    """JSON has no paths, and writes 1.0 and 1 alike: the field's declaration decides."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if isinstance(value, str) and Path in options:
+        return Path(value)
+    if isinstance(value, int) and not isinstance(value, bool) and float in options and int not in options:
+        return float(value)
+    return value
