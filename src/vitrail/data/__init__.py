@@ -1,0 +1,1 @@
+"""Files to typed batches: images, data sets, augmentations."""

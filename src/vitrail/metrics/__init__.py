@@ -1,0 +1,1 @@
+"""Metrics: accumulators that gather outputs batch by batch."""
