@@ -19,7 +19,10 @@ class Phase(NamedTuple):
 class Task(nn.Module):
     """The networks of one system, their losses and their metrics.
 
-    Nothing about devices, processes, precision, accumulation or checkpoints is ever in a task.
+    Nothing about devices, processes, precision, accumulation or checkpoints is ever in a task. What it remembers from
+    step to step is its parameters and persistent buffers: they alone are saved. After each step the loop averages
+    floating-point buffers over the processes, so that running means (batch norm, centers) are those of the whole
+    batch. With several phases, only the phase's own parameters take gradients.
     """
 
     def phases(self) -> dict[str, Phase]:
@@ -30,7 +33,7 @@ class Task(nn.Module):
         raise NotImplementedError
 
     def forward(self, batch: Any, phase: str) -> dict[str, Tensor]:
-        """In a training phase: `loss`, a scalar, and other scalars to log, detached.
+        """In a training phase: `loss`, a scalar, and other scalars to log, detached; the same names in every step.
 
         In the phase "evaluate": whatever `metric().update` takes, first dimension the samples of the batch.
         """
