@@ -1,0 +1,1 @@
+"""XCiT at work: classification, and a look inside."""
