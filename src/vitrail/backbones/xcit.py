@@ -107,7 +107,7 @@ class XCiT(nn.Module):
         """Patch tokens [B, N, d] leaving the last block -> class token [B, d] by class attention."""
         if not self.class_blocks:
             return patches.mean(dim=1)
-        tokens = torch.cat([self.class_token.expand(len(patches), -1, -1), patches], dim=1)
+        tokens = torch.cat([self.class_token.expand(patches.shape[0], -1, -1), patches], dim=1)
         for block in self.class_blocks:
             tokens = block(tokens)
         return self.norm(tokens[:, 0])
