@@ -1,0 +1,167 @@
+"""Image files to RGB pictures, whatever the file holds."""
+
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from vitrail.data.corrupt import CorruptSample
+from vitrail.errors import FileError
+
+SUFFIXES = frozenset(
+    {"avif", "bmp", "gif", "jfif", "jp2", "jpe", "jpeg", "jpg", "pbm", "pgm"}
+    | {"png", "pnm", "ppm", "tga", "tif", "tiff", "webp"}
+)
+
+
+def read_image(
+    source: str | Path | IO[bytes],
+    *,
+    name: str | None = None,
+    at_least: int | None = None,
+    background: tuple[int, int, int] = (255, 255, 255),
+) -> Image.Image:
+    """The picture in a file as 8-bit RGB, upright.
+
+    The EXIF orientation is applied; transparency is laid over `background`; of an animation, the first frame is read.
+    16-bit grey is divided by 257, so that white stays white; 32-bit and floating-point pictures have no agreed range:
+    integers within 0..65535 count as 16 bits, floats within 0..1 as they are, others are stretched from their least
+    to their greatest value. Colour profiles are left alone, as in the pipelines that published weights were trained
+    with.
+
+    Args:
+        source: a path or a file opened in binary mode.
+        name: what errors call the file; by default its path.
+        at_least: large JPEGs may be decoded at 1/2, 1/4 or 1/8 of their size, much faster, as long as their short side
+            stays at least this many pixels.
+        background: what shows through transparent pixels.
+
+    Raises:
+        CorruptSample: there is no such file, or it is no image, damaged, or so large that Pillow refuses it.
+    """
+    name = name or str(getattr(source, "name", source))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd metadata and of sizes below Pillow's limit: neither is an error
+            with Image.open(source) as image:
+                if at_least is not None:
+                    image.draft(None, (at_least, at_least))
+                image.load()
+                return _to_rgb(_upright(image), background)
+    except FileNotFoundError:
+        raise CorruptSample(name, "there is no such file") from None
+    except UnidentifiedImageError:
+        raise CorruptSample(name, "it is not an image that Pillow can read") from None
+    except Image.DecompressionBombError:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise CorruptSample(name, f"it has more than {limit:,} pixels, the limit of Pillow") from None
+    except Exception as error:  # Pillow's decoders answer damaged files with errors of nearly every built-in type
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise CorruptSample(name, reason.rstrip(".") or type(error).__name__) from None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # damaged EXIF data, of many kinds, beside a picture that has just been decoded
+        return image
+
+
+def _to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        image = _integers_to_grey(np.asarray(image).astype(np.int64))
+    elif image.mode == "F":
+        image = _floats_to_grey(np.asarray(image))
+    elif image.mode == "LAB":
+        profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        image = ImageCms.profileToProfile(image, *profiles, outputMode="RGB")
+    elif image.has_transparency_data:
+        canvas = Image.new("RGBA", image.size, (*background, 255))
+        image = Image.alpha_composite(canvas, image.convert("RGBA"))
+    return image.convert("RGB") if image.mode != "RGB" else image.copy()
+
+
+def _integers_to_grey(values: np.ndarray) -> Image.Image:
+    if values.min() < 0 or values.max() > 65535:
+        return _floats_to_grey(values.astype(np.float64))
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+
+
+def _floats_to_grey(values: np.ndarray) -> Image.Image:
+    if not np.isfinite(values).all():
+        raise ValueError("it has values that are not finite")
+    least, greatest = float(values.min()), float(values.max())
+    if least < 0 or greatest > 1:
+        values = (values - least) / max(greatest - least, np.finfo(np.float64).tiny)
+    return Image.fromarray(np.rint(values * 255).astype(np.uint8))
+
+
+def natural_key(name: str) -> tuple[list[str | int], str]:
+    """Sorts names as people number them: runs of digits compare as numbers, the rest without regard to case.
+
+    "2" comes before "10", "img9" before "img10"; names that differ in nothing else compare as plain text.
+    """
+    parts: list[str | int] = list(re.split("([0-9]+)", name.casefold()))
+    parts[1::2] = [int(part) for part in parts[1::2]]
+    return parts, name
+
+
+def list_images(folder: str | Path, recursive: bool = False) -> list[Path]:
+    """The image files of a folder, known by their suffixes, in natural order.
+
+    Raises:
+        FileError: the folder cannot be read.
+    """
+    return [Path(folder, name) for name in image_names(folder, recursive)]
+
+
+def image_names(folder: str | Path, recursive: bool = False) -> Iterator[str]:
+    """The paths of a folder's images relative to it: its own first, then folder by folder, in natural order.
+
+    Hidden files and folders are passed over; links are followed, except back into a folder that they lie in.
+
+    Raises:
+        FileError: a folder cannot be read.
+    """
+    yield from _walk(Path(folder), "", recursive, ())
+
+
+def _walk(folder: Path, prefix: str, recursive: bool, above: tuple[Path, ...]) -> Iterator[str]:
+    files, folders = scan(folder)
+    yield from (prefix + name for name in files)
+    if recursive:
+        above = (*above, folder.resolve())
+        for name in folders:
+            if (folder / name).resolve() not in above:
+                yield from _walk(folder / name, f"{prefix}{name}/", recursive, above)
+
+
+def scan(folder: str | Path) -> tuple[list[str], list[str]]:
+    """The names of the images and of the folders in a folder, hidden ones passed over, each in natural order.
+
+    Raises:
+        FileError: the folder cannot be read.
+    """
+    files, folders = [], []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    folders.append(entry.name)
+                elif is_image(entry.name):
+                    files.append(entry.name)
+    except OSError as error:
+        raise FileError(f"Cannot read the folder {folder}: {error.strerror}; check its path and its rights.") from None
+    return sorted(files, key=natural_key), sorted(folders, key=natural_key)
+
+
+def is_image(name: str) -> bool:
+    """Whether a name has the suffix of an image."""
+    return name.rpartition(".")[2].lower() in SUFFIXES
