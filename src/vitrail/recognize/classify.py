@@ -89,7 +89,7 @@ class ClassificationTask(Task):
             transform = self.experiment.train_transform
             teacher = load_teacher(name, len(self.experiment.classes or ()), (transform.mean, transform.std))
             self._teacher = (teacher.to(next(self.parameters()).device),)
-        return {"train": Phase(build_optimizer(config, self.backbone, self.experiment.loop.batch_size), config)}
+        return {"train": Phase(build_optimizer(config, self.backbone), config)}
 
     def forward(self, batch: LabelledImage, phase: str) -> dict[str, Tensor]:
         """The loss of a training batch, or the logits and labels of an evaluation batch."""

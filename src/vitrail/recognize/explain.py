@@ -2,15 +2,19 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from vitrail.backbones.xcit import XCiT
+from vitrail.data.images import read_image
 from vitrail.errors import VitrailError
 from vitrail.plots import new_figure, save_figure
+from vitrail.recognize.classify import Classifier
+
+Kind = Literal["class-attention", "norms"]
 
 
 @torch.inference_mode()
@@ -76,27 +80,55 @@ def _check_number(number: int, count: int, what: str) -> None:
         raise VitrailError(f"There is no {what} {number}: the model has {count}, numbered 0 to {count - 1}.")
 
 
-def draw(columns: Sequence[Sequence[tuple[str, Image.Image, Tensor | None]]], path: str | Path) -> None:
-    """Writes pictures with maps laid over them, one column per image, as PNG or whatever the suffix says.
+def explain(
+    classifier: Classifier, paths: Sequence[Path], output: str | Path, kind: Kind = "class-attention", layer: int = -1
+) -> None:
+    """Draws each picture, as the model sees it, over its maps: one column a picture.
 
     Args:
-        columns: per image its cells from top to bottom: title, picture, and the map [h, w] to lay over it, if any.
-        path: where to.
+        classifier: its model an XCiT.
+        paths: pictures.
+        output: the drawing, PNG or whatever the suffix says.
+        kind: the attention of each head of the class token (Figure 3.6), or the norms of queries and keys (Figure 3.7).
+        layer: which class attention block, or which layer's queries and keys.
 
     Raises:
-        VitrailError: matplotlib is not installed, or the file cannot be written.
+        VitrailError: the model is no XCiT, has no such layer, or a picture cannot be read.
     """
+    model, transform = classifier.model, classifier.transform
+    if not isinstance(model, XCiT):
+        raise VitrailError("Only an XCiT's attention can be drawn, and this model is none.")
+    prepare = transform.build()
+    device = next(model.parameters()).device
+    columns = []
+    for path in paths:
+        image = prepare(read_image(path))
+        batch = image[None].to(device)
+        if kind == "class-attention":
+            heads = class_attention(model, batch, layer)[0]
+            maps = [(f"head {number}", head) for number, head in enumerate(heads)]
+        else:
+            query_norm, key_norm = query_key_norms(model, batch, layer)
+            maps = [("query norm", query_norm[0]), ("key norm", key_norm[0])]
+        deviation, mean = (torch.tensor(x).view(-1, 1, 1) for x in (transform.std, transform.mean))
+        picture = (image * deviation + mean).clamp(0, 1).permute(1, 2, 0)
+        columns.append([(path.name, picture, None), *((title, picture, overlay) for title, overlay in maps)])
+    _draw(columns, output)
+
+
+def _draw(columns: Sequence[Sequence[tuple[str, Tensor, Tensor | None]]], path: str | Path) -> None:
+    """Per column its cells from top to bottom: title, picture [H, W, 3], and the map [h, w] to lay over it, if any."""
     rows = max(len(column) for column in columns)
     figure = new_figure(2.4 * len(columns), 2.6 * rows)
     axes = figure.subplots(rows, len(columns), squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
     for number, column in enumerate(columns):
-        for axis, (title, picture, overlay) in zip(axes[:, number], column, strict=False):
+        for axis, (title, picture, overlay) in zip(axes[:, number], column, strict=True):
             axis.set_title(title, fontsize=9)
-            axis.imshow(picture)
+            axis.imshow(picture.numpy())
             if overlay is not None:
                 # Each map has its own scale: heads are compared by where they look, not by how sharply.
-                extent = (-0.5, picture.width - 0.5, picture.height - 0.5, -0.5)
+                extent = (-0.5, picture.shape[1] - 0.5, picture.shape[0] - 0.5, -0.5)
                 axis.imshow(overlay.cpu().numpy(), extent=extent, alpha=0.6, cmap="inferno", interpolation="bilinear")
     save_figure(figure, path)

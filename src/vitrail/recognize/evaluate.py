@@ -1,14 +1,17 @@
-"""One classifier at several test resolutions (Figure 3.3, Table 3.4)."""
+"""The score of a classifier: at several test resolutions (Figure 3.3, Table 3.4), and class by class."""
 
+import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from vitrail.data.datasets import ImageData
 from vitrail.data.loader import LoaderConfig, evaluation_batches
 from vitrail.errors import VitrailError
+from vitrail.files import atomic_path
 from vitrail.metrics.classification import Classification
 from vitrail.plots import new_figure, save_figure
 from vitrail.recognize.classify import Classifier
@@ -66,4 +69,31 @@ def plot_resolutions(curves: dict[str, Sequence[tuple[int, float]]], path: str |
     axis.set_ylabel("top-1 accuracy (%)")
     axis.grid(alpha=0.3)
     axis.legend()
+    save_figure(figure, path)
+
+
+def write_confusion(confusion: Tensor, classes: Sequence[str], path: str | Path) -> None:
+    """Writes how often class (row) was taken for class (column), as a table (.csv) or a picture.
+
+    Args:
+        confusion: [C, C] counts, rows the true classes.
+        classes: their names.
+        path: where to.
+    """
+    if Path(path).suffix == ".csv":
+        with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["true \\ predicted", *classes])
+            writer.writerows([name, *row] for name, row in zip(classes, confusion.tolist(), strict=True))
+        return
+    side = 2.5 + 0.22 * len(classes)
+    figure = new_figure(side, side)
+    axis = figure.subplots()
+    axis.imshow(confusion / confusion.sum(dim=1, keepdim=True).clamp(min=1), cmap="Blues", vmin=0, vmax=1)
+    axis.set_xticks(range(len(classes)), classes, rotation=90, fontsize=7)
+    axis.set_yticks(range(len(classes)), classes, fontsize=7)
+    axis.set_xlabel("predicted")
+    axis.set_ylabel("true")
+    for row, column in confusion.nonzero().tolist():
+        axis.text(column, row, str(int(confusion[row, column])), ha="center", va="center", fontsize=6)
     save_figure(figure, path)

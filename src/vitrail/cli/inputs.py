@@ -1,0 +1,90 @@
+"""What verbs share: files named on the command line, the device, progress."""
+
+import argparse
+import glob
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vitrail.errors import FileError, VitrailError
+
+if TYPE_CHECKING:
+    import torch
+    from rich.progress import Progress
+
+SIZES_HELP = "test resolutions, pixels a side (default: the one the model was made for)"
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """The option that `device` reads."""
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: the fastest there is)")
+
+
+def device(name: str) -> "torch.device":
+    """The device called `name`; "auto" is the fastest of this machine.
+
+    Raises:
+        VitrailError: there is no such device.
+    """
+    import torch
+
+    if name == "auto":
+        found = torch.accelerator.current_accelerator(check_available=True)
+        return found or torch.device("cpu")
+    try:
+        chosen = torch.device(name)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError):
+        raise VitrailError(f"This machine has no device {name}; take --device cpu or leave it out.") from None
+    return chosen
+
+
+def image_files(inputs: Sequence[str]) -> list[Path]:
+    """The files that `inputs` name, in order: files, folders (all images below), quoted globs, `-` for a list on stdin.
+
+    Raises:
+        FileError: one of them names nothing.
+    """
+    from vitrail.data.images import list_images
+
+    files: list[Path] = []
+    for name in inputs:
+        if name == "-":
+            files += [Path(line.rstrip("\n")) for line in sys.stdin if line.strip()]
+        elif Path(name).is_dir():
+            files += list_images(Path(name))
+        elif Path(name).exists():
+            files.append(Path(name))
+        elif matches := sorted(glob.glob(name, recursive=True)):
+            files += map(Path, matches)
+        else:
+            raise FileError(f"There is no file {name}; name files, folders, quoted patterns, or - for a list on stdin.")
+    if not files:
+        raise FileError(f"There is no image in {', '.join(inputs)}; name a folder that holds some.")
+    return files
+
+
+def progress() -> "Progress":
+    """A progress bar on stderr; nothing where stderr is not a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+
+
+def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Rows in aligned columns, numbers to the right, without colours."""
+    body = [tuple(row) for row in rows]
+    columns = list(zip(header, *body, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    numbers = [all(_is_number(cell) for cell in column[1:]) for column in columns]
+    for row in (tuple(header), *body):
+        cells = (cell.rjust(w) if right else cell.ljust(w) for cell, w, right in zip(row, widths, numbers, strict=True))
+        print("  ".join(cells).rstrip())
+
+
+def _is_number(cell: str) -> bool:
+    return cell.replace(".", "", 1).isdecimal() or not cell

@@ -1,0 +1,84 @@
+"""`vitrail`: finds the verb, and says what went wrong in one sentence."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from vitrail.cli import models, recognize, train
+from vitrail.errors import VitrailError
+
+DESCRIPTION = "Vision transformers on your own images: train, evaluate, use and look into them."
+
+EXAMPLES = """\
+examples:
+  vitrail train xcit_folder --data.root photos/train --validation photos/val
+  vitrail recognize classify runs/xcit_folder/checkpoints/best.safetensors photos/new/*.jpg
+  vitrail recognize explain runs/xcit_folder/checkpoints/best.safetensors photo.jpg -o explained.png
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line; importing and building it never loads torch, so that help and completion are instant."""
+    parser = argparse.ArgumentParser(
+        prog="vitrail", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and leave")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
+    for family in (train, recognize, models):
+        family.add_verbs(verbs)
+    demo = verbs.add_parser("demo", help="train, evaluate and explain a small XCiT on bundled photos, in three minutes")
+    demo.add_argument("-o", "--output", default="demo", metavar="FOLDER", help="where the report goes (default: demo)")
+    demo.set_defaults(run=_demo)
+    completion = verbs.add_parser("completion", help="print a script that completes vitrail's commands in your shell")
+    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
+    completion.set_defaults(run=_completion)
+    return parser
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from vitrail.demo.run import run_demo
+
+    return run_demo(arguments.output)
+
+
+def _completion(arguments: argparse.Namespace) -> int:
+    import shtab
+
+    print(shtab.complete(build_parser(), shell=arguments.shell))
+    return 0
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("vitrail")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit status: 0, 1 for an error that it has named, 2 for a command not understood."""
+    parser = build_parser()
+    arguments, fields = parser.parse_known_args(argv)
+    if arguments.version:
+        print(f"vitrail {_version()}")
+        return 0
+    if arguments.verb is None:
+        parser.print_help()
+        return 2
+    if fields and not hasattr(arguments, "takes_fields"):
+        parser.error(f"unrecognized arguments: {' '.join(fields)}")
+    arguments.fields = fields
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        return arguments.run(arguments)
+    except VitrailError as error:
+        print(f"vitrail: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("vitrail: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has gone; a second failure while Python flushes at exit is of no use to anyone.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141

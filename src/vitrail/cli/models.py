@@ -1,0 +1,43 @@
+"""`vitrail models`, `vitrail export`: what networks there are, and how they leave for elsewhere."""
+
+import argparse
+from typing import Any
+
+from vitrail.cli.inputs import print_table
+
+
+def add_verbs(verbs: Any) -> None:
+    """Adds the verbs of this file to the command line."""
+    models = verbs.add_parser("models", help="list the networks, or the published weights")
+    models.add_argument("pattern", nargs="?", default="*", help="for example 'xcit_small*'")
+    models.add_argument("--weights", action="store_true", help="list published weights instead: name, top-1, licence")
+    models.set_defaults(run=run_models)
+
+    export = verbs.add_parser("export", help="write a network as ONNX, torch.export program or safetensors")
+    export.add_argument("model", metavar="MODEL", help="a checkpoint or the name of published weights")
+    export.add_argument("-o", "--output", required=True, metavar="FILE", help="ends in .onnx, .pt2 or .safetensors")
+    export.set_defaults(run=run_export)
+
+
+def run_models(arguments: argparse.Namespace) -> int:
+    """`vitrail models`."""
+    from vitrail import weights
+
+    if arguments.weights:
+        rows = [
+            (entry.name, f"{entry.top1:.1f}" if entry.top1 is not None else "", entry.licence)
+            for entry in map(weights.published, weights.list_weights(arguments.pattern))
+        ]
+        print_table(("weights", "ImageNet top-1 (%)", "licence"), rows)
+    else:
+        print("\n".join(weights.list_models(arguments.pattern)))
+    return 0
+
+
+def run_export(arguments: argparse.Namespace) -> int:
+    """`vitrail export`."""
+    from vitrail import weights
+
+    weights.export(weights.load_classifier(arguments.model), arguments.output)
+    print(f"Wrote {arguments.output}")
+    return 0
