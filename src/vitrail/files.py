@@ -9,6 +9,13 @@ from pathlib import Path
 from vitrail.errors import FileError
 
 
+def cache_folder() -> Path:
+    """Where downloads and indices stay: $VITRAIL_CACHE, else vitrail/ in the user's cache folder."""
+    if folder := os.environ.get("VITRAIL_CACHE"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitrail"
+
+
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary path beside `path`, renamed to it when the block ends, deleted when the block raises.

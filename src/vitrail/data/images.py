@@ -67,7 +67,7 @@ def read_image(
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        return ImageOps.exif_transpose(image)
+        return ImageOps.exif_transpose(image) or image
     except Exception:  # damaged EXIF data, of many kinds, beside a picture that has just been decoded
         return image
 

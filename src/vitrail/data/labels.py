@@ -1,0 +1,104 @@
+"""Labels as files write them, numbers or names, to integers; the names of classes."""
+
+import csv
+from array import array
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from vitrail.data.images import natural_key
+from vitrail.errors import FileError
+
+NO_LABEL = -1
+
+
+class LabelEncoder:
+    """Gathers labels as text, one a sample, and gives each class its number.
+
+    Attributes:
+        codes: for each sample the position of its label in `values`, NO_LABEL where it has none.
+        values: label -> its position, in the order of appearance.
+    """
+
+    def __init__(self) -> None:
+        self.codes = array("i")
+        self.values: dict[str, int] = {}
+
+    def add(self, label: str | None) -> None:
+        """Adds the label of one more sample."""
+        code = NO_LABEL if label is None else self.values.setdefault(label, len(self.values))
+        self.codes.append(code)
+
+    def encode(self, classes: Sequence[str] | None, source: str | Path) -> tuple[np.ndarray, tuple[str, ...]]:
+        """The labels as integers, and the names of the classes.
+
+        With `classes` given, a label is the name of a class or, failing that, its number. Without, labels that are all
+        numbers stay what they are and are their own names; others are numbered in natural order.
+
+        Args:
+            classes: the names of the classes by number.
+            source: what errors say the labels come from.
+
+        Raises:
+            FileError: a label is neither the name nor the number of a class.
+        """
+        if negative := [value for value in self.values if value.startswith("-") and value[1:].isdecimal()]:
+            raise FileError(f"There is a label {negative[0]} in {source}; labels count from 0.")
+        if classes is None and all(value.isdecimal() for value in self.values):
+            classes = [str(number) for number in range(1 + max(map(int, self.values)))]
+        elif classes is None:
+            classes = sorted(self.values, key=natural_key)
+        numbers = {name: number for number, name in enumerate(classes)}
+        table = np.array([_number(value, numbers, source) for value in self.values], dtype=np.int32)
+        return table[np.frombuffer(self.codes, dtype=np.int32)], tuple(classes)
+
+
+def _number(value: str, numbers: dict[str, int], source: str | Path) -> int:
+    if value in numbers:
+        return numbers[value]
+    if value.isdecimal() and int(value) < len(numbers):
+        return int(value)
+    raise FileError(
+        f"The label {value!r} in {source} is not one of the {len(numbers)} classes, neither by name nor by number; "
+        "correct it, or give the file with the names of the classes."
+    )
+
+
+def read_classes(path: Path, column: int = 0) -> tuple[str, ...]:
+    """The names of the classes by number.
+
+    A .csv or .tsv file has the name in `column`; if the column right or left of it holds integers, they are the
+    numbers of the classes (a class may then stand in several rows), else the rows are numbered from 0. A first row
+    without a number is a header. Any other file has one name a line.
+
+    Raises:
+        FileError: the file cannot be read, has no such column, or numbers classes twice or with gaps.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(f"Cannot read the class names in {path}: {error}; give a text file in UTF-8.") from None
+    if path.suffix.lower() not in (".csv", ".tsv"):
+        return tuple(line.strip() for line in text.splitlines() if line.strip())
+    rows = list(csv.reader(text.splitlines(), delimiter="\t" if path.suffix.lower() == ".tsv" else ","))
+    rows = [[cell.strip() for cell in row] for row in rows if row]
+    width = min(map(len, rows), default=0)
+    if not 0 <= column < width:
+        raise FileError(f"{path} has no column {column} with class names; its columns are 0 to {width - 1}.")
+    for beside in (column + 1, column - 1):
+        if 0 <= beside < width:
+            body = rows if rows[0][beside].isdecimal() else rows[1:]
+            if body and all(row[beside].isdecimal() for row in body):
+                return _by_number([(int(row[beside]), row[column]) for row in body], path)
+    return tuple(row[column] for row in rows)
+
+
+def _by_number(pairs: list[tuple[int, str]], path: Path) -> tuple[str, ...]:
+    names: dict[int, str] = {}
+    for number, name in pairs:
+        if names.setdefault(number, name) != name:
+            raise FileError(f"{path} calls class {number} both {names[number]!r} and {name!r}; give it one name.")
+    if sorted(names) != list(range(len(names))):
+        raise FileError(f"{path} names {len(names)} classes but does not number them 0 to {len(names) - 1}.")
+    return tuple(names[number] for number in range(len(names)))
