@@ -1,0 +1,85 @@
+"""What a run is: a system's own configuration around the loop's."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
+
+from vitrail.data.loader import Dataset, LoaderConfig
+from vitrail.engine.task import Task
+
+
+@dataclass(frozen=True)
+class Loop:
+    """How long, how fast and on what to train; everything is counted in optimizer steps.
+
+    An epoch is as many samples as the data set has; it may be a fraction of a step, or end inside one.
+    """
+
+    epochs: float = 100.0
+    """Length of the run in epochs."""
+    steps: int | None = None
+    """Length of the run in steps, instead of `epochs`."""
+    batch_size: int = 256
+    """Samples a step, over all processes and micro batches."""
+    accumulate: int = 1
+    """Micro batches that each process makes of its share of a batch, one after the other, to save memory."""
+    seed: int = 0
+    """Of the weights, the order of the samples, augmentation and dropout."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    """float32; bfloat16 or float16 where it is safe, with float32 weights."""
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """What to train on; auto: the best that there is."""
+    devices: int | Literal["auto"] = 1
+    """Devices (on CPUs: processes) a machine; auto: all. Under torchrun, as many as it started."""
+    nodes: int = 1
+    """Machines. They must see the same run folder."""
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    """Several processes each keep the whole model (ddp) or a share of every tensor (fsdp); auto: ddp."""
+    compile: bool = False
+    """Compile the task with torch.compile."""
+    ema: float | None = None
+    """Decay a step of the moving average of the weights that is evaluated and saved beside them; None: no average."""
+    log_every: int = 50
+    """Steps between two points of the training curves."""
+    evaluate_every: float = 1.0
+    """Epochs between two evaluations; there is always one at the end."""
+    checkpoint_every: int = 500
+    """Steps between two writings of the last checkpoint; it is always written at the end."""
+    keep_every: int | None = None
+    """Steps between two checkpoints that are kept."""
+    monitor: str | None = None
+    """Metric by which the best checkpoint is chosen; None: no best checkpoint."""
+    mode: Literal["max", "min"] = "max"
+    """Whether the monitored metric is to be large or small."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A complete, typed configuration of a run; each system adds its data, networks and optimizers."""
+
+    loop: Loop = field(default_factory=Loop)
+    """Length, batch, devices, logging, checkpoints."""
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
+    """Workers, repeated augmentation, corrupt files."""
+
+    def prepared(self) -> Self:
+        """The experiment with what must be read from the data filled in (class names); called once, before training.
+
+        The checkpoint carries this one, and opens without the data.
+        """
+        return self
+
+    def build_task(self) -> Task:
+        """The task with fresh weights, drawn from torch's global generator; needs neither data nor network."""
+        raise NotImplementedError
+
+    def train_dataset(self) -> Dataset:
+        """What to train on."""
+        raise NotImplementedError
+
+    def validation_dataset(self) -> Dataset | None:
+        """What to evaluate on; None: nothing."""
+        return None
+
+    def metadata(self) -> dict[str, Any]:
+        """What the checkpoint should tell its users in JSON: class names, transform, ..."""
+        return {}

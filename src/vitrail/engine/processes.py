@@ -1,0 +1,168 @@
+"""Devices, precision and processes, through Lightning Fabric."""
+
+import logging
+import os
+import random
+import signal
+import threading
+from types import FrameType
+from typing import Any, Self
+
+import numpy as np
+import torch
+import torch.distributed
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision import MixedPrecision, Precision
+from lightning_fabric.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
+
+from vitrail.engine.experiment import Loop
+from vitrail.errors import VitrailError
+
+
+class Autocast(MixedPrecision):
+    """Automatic mixed precision that leaves the batch alone: targets and pictures keep their precision."""
+
+    def convert_input(self, data: Any) -> Any:
+        """Nothing is converted."""
+        return data
+
+
+def launch(loop: Loop) -> Fabric:
+    """Starts the processes that `loop` asks for; each of them returns.
+
+    On one machine this runs the same command line again for every further device. Processes that torchrun or SLURM
+    have started are taken as they are.
+
+    Raises:
+        VitrailError: this machine does not have what is asked for, or two choices do not go together.
+    """
+    for name in ("lightning.fabric", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    accelerator = _accelerator(loop)
+    devices, nodes = _processes(loop, accelerator)
+    sharded = loop.strategy == "fsdp"
+    if loop.precision == "16-mixed" and (sharded or accelerator == "cpu"):
+        raise VitrailError(
+            f"float16 is not for {'fsdp' if sharded else 'CPUs'}; choose the precision bf16-mixed or 32-true."
+        )
+    strategy: Strategy | str = "auto"
+    if sharded:
+        strategy = ModelParallelStrategy(_shard, data_parallel_size=devices * nodes, tensor_parallel_size=1)
+    elif devices * nodes > 1 or loop.strategy == "ddp":
+        # Unused parameters: a phase, or a batch of one kind, need not use them all. It also keeps the order in which
+        # gradients are added the same from the first step on, without which no resumed run would be bit-identical.
+        strategy = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
+    fabric = Fabric(
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=nodes,
+        strategy=strategy,
+        plugins=[_precision(loop, accelerator)],
+    )
+    fabric.launch()
+    return fabric
+
+
+def _accelerator(loop: Loop) -> str:
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if loop.accelerator == "auto":
+        return next(name for name, there in available.items() if there)
+    if not available[loop.accelerator]:
+        raise VitrailError(
+            f"This machine has no {loop.accelerator} device that PyTorch can use; choose the accelerator auto or cpu."
+        )
+    return loop.accelerator
+
+
+def _processes(loop: Loop, accelerator: str) -> tuple[int, int]:
+    """Devices a machine, and machines."""
+    if "LOCAL_WORLD_SIZE" in os.environ:  # torchrun's
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        return devices, int(os.environ["WORLD_SIZE"]) // devices
+    there = torch.cuda.device_count() if accelerator == "cuda" else 1
+    devices = there if loop.devices == "auto" else loop.devices
+    if devices < 1 or loop.nodes < 1:
+        raise VitrailError(f"There must be at least one device and one node, not {devices} and {loop.nodes}.")
+    if accelerator != "cpu" and devices > there:
+        raise VitrailError(f"This machine has {there} {accelerator} devices, not {devices}; ask for fewer devices.")
+    return devices, loop.nodes
+
+
+def _precision(loop: Loop, accelerator: str) -> Precision:
+    return Precision() if loop.precision == "32-true" else Autocast(loop.precision, accelerator)
+
+
+def _shard(module: nn.Module, mesh: DeviceMesh) -> nn.Module:
+    """Shards the members of every module list (the blocks of a network) one by one, and the rest together."""
+    containers = (nn.ModuleList, nn.ModuleDict)
+    for part in reversed(list(module.modules())):  # from the inside out
+        if isinstance(part, nn.ModuleList):
+            for block in part:
+                if not isinstance(block, containers):
+                    fully_shard(block, mesh=mesh["data_parallel"], reshard_after_forward=True)
+    fully_shard(module, mesh=mesh["data_parallel"], reshard_after_forward=True)
+    return module
+
+
+def seed_all(*numbers: int) -> None:
+    """Seeds the global generators of torch (on every device), numpy and random by a tuple of numbers >= 0."""
+    words = np.random.SeedSequence(numbers).generate_state(4)
+    torch.manual_seed(int(words[0]) << 32 | int(words[1]))
+    np.random.seed(words)
+    random.seed(words.tobytes())
+
+
+@torch.no_grad()
+def average_buffers(fabric: Fabric, module: nn.Module) -> None:
+    """Gives every process the mean over the processes of each floating-point persistent buffer."""
+    if fabric.world_size == 1:
+        return
+    names = {name for name, _ in module.named_buffers()}
+    buffers = [value for name, value in module.state_dict().items() if name in names and value.is_floating_point()]
+    if not buffers:
+        return
+    # In float64 the sum of equal float32 numbers is exact, and so is its quotient: constants stay what they are.
+    flat = torch.cat([buffer.flatten().double() for buffer in buffers])
+    torch.distributed.all_reduce(flat)
+    means = (flat / fabric.world_size).split([buffer.numel() for buffer in buffers])
+    for buffer, values in zip(buffers, means, strict=True):
+        buffer.copy_(values.view_as(buffer))
+
+
+class StopRequest:
+    """Ctrl-C and SIGTERM, remembered until the end of the step; the second time they act at once. A context manager.
+
+    Worker processes started inside inherit the handlers, and so outlive a signal to the whole group until the main
+    process has no more need of them.
+    """
+
+    def __init__(self, fabric: Fabric):
+        self._asked = False
+        self._previous: dict[int, Any] = {}
+        # Over gloo, not over the devices' own backend: asking must not wait for a device.
+        self._group = torch.distributed.new_group(backend="gloo") if fabric.world_size > 1 else None
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._remember)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        self._asked = True
+        signal.signal(number, self._previous[number])
+
+    def anywhere(self) -> bool:
+        """Whether any process has been asked to stop; all processes must ask together."""
+        if self._group is None:
+            return self._asked
+        flag = torch.tensor([int(self._asked)])
+        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX, self._group)
+        return bool(flag.item())
