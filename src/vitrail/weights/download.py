@@ -1,0 +1,153 @@
+"""Files from the web into the cache: resumed when interrupted, checked by SHA-256, one download at a time."""
+
+import hashlib
+import http.client
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from filelock import FileLock
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from vitrail.errors import FileError
+from vitrail.files import write_text
+from vitrail.weights.published import PublishedWeights
+
+CHUNK = 1 << 20  # bytes
+TIMEOUT = 30.0  # seconds without a byte
+
+
+def cache_folder() -> Path:
+    """Where downloads stay: $VITRAIL_CACHE, else vitrail/ in the user's cache folder."""
+    if folder := os.environ.get("VITRAIL_CACHE"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitrail"
+
+
+def fetch(weights: PublishedWeights) -> Path:
+    """The local file of published weights, downloaded unless the cache has it.
+
+    An interrupted download leaves a `.part` that the next one goes on from. A file that was placed into the cache by
+    hand counts as downloaded. Its SHA-256 is compared with the published one; where none was published, the first
+    one seen is written beside the file and every later use is compared with that. Another process that wants the same
+    file waits for this one.
+
+    Raises:
+        FileError: no connection, an answer that is not the file, a file that is not what it was, a full disk.
+    """
+    path = cache_folder() / weights.filename
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(f".{path.name}.lock")):
+            if path.exists():
+                _check_known(path, weights)
+            else:
+                _download(weights, path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise FileError(f"Cannot store {weights.name} as {path}: {reason}; mend that or set VITRAIL_CACHE.") from None
+    return path
+
+
+def _download(weights: PublishedWeights, path: Path) -> None:
+    part, tag = path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.part.etag")
+    by_hand = f"download it on another machine and put it at {path}"
+    for _ in range(2):
+        try:
+            complete = _transfer(weights, part, tag)
+        except urllib.error.HTTPError as error:
+            with error:
+                message = f"{weights.url} answers {error.code} {error.reason} instead of {weights.name}; {by_hand}."
+            raise FileError(message) from None
+        except urllib.error.URLError as error:
+            reason = getattr(error.reason, "strerror", None) or error.reason
+            raise FileError(f"Cannot reach {weights.url} for {weights.name} ({reason}); {by_hand}.") from None
+        except (http.client.HTTPException, ConnectionError, TimeoutError):
+            complete = False
+        if complete:
+            break
+    else:
+        kept = part.stat().st_size if part.exists() else 0
+        raise FileError(
+            f"The download of {weights.name} from {weights.url} broke off; {kept:,} bytes are kept: "
+            "run the same command again to go on."
+        )
+    digest = file_sha256(part)
+    if not digest.startswith(weights.sha256 or ""):
+        part.unlink()
+        tag.unlink(missing_ok=True)
+        raise FileError(
+            f"{weights.url} sent a file with SHA-256 {digest}, but {weights.name} was published with {weights.sha256}; "
+            "try again, and do not use it if it stays so."
+        )
+    write_text(_record(path), f"{digest}\n")
+    part.replace(path)
+    tag.unlink(missing_ok=True)
+
+
+def _transfer(weights: PublishedWeights, part: Path, tag: Path) -> bool:
+    """Adds what is missing to `part`; False when the connection ended early. `tag` tells which version it began."""
+    start = part.stat().st_size if part.exists() and tag.exists() else 0
+    request = urllib.request.Request(weights.url, headers={"User-Agent": "vitrail"})
+    if start:
+        request.add_header("Range", f"bytes={start}-")
+        request.add_header("If-Range", tag.read_text(encoding="utf-8"))
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE or not start:
+            raise
+        with error:
+            whole = error.headers.get("Content-Range", "") == f"bytes */{start}"
+        if not whole:
+            part.unlink()
+        return whole
+    with response:
+        if response.status != http.client.PARTIAL_CONTENT:
+            start = 0
+            tag.unlink(missing_ok=True)
+        length = response.headers.get("Content-Length")
+        total = start + int(length) if length else None
+        if version := response.headers.get("ETag") or response.headers.get("Last-Modified"):
+            tag.write_text(version, encoding="utf-8")
+        with part.open("ab" if start else "wb") as file, _progress() as progress:
+            task = progress.add_task(weights.name, total=total, completed=start)
+            while chunk := response.read(CHUNK):
+                file.write(chunk)
+                progress.update(task, advance=len(chunk))
+            file.flush()
+            os.fsync(file.fileno())
+    return total is None or part.stat().st_size == total
+
+
+def _progress() -> Progress:
+    """A bar on a terminal's standard error, nothing elsewhere."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    return Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal)
+
+
+def _record(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _check_known(path: Path, weights: PublishedWeights) -> None:
+    """Compares a cached file with what was published, and with what it was when it was first seen."""
+    digest, record = file_sha256(path), _record(path)
+    first = record.read_text(encoding="utf-8").strip() if record.exists() else digest
+    if digest != first or not digest.startswith(weights.sha256 or ""):
+        expected = first if digest != first else weights.sha256
+        raise FileError(
+            f"{path} has SHA-256 {digest} instead of {expected}: it is damaged or another file; "
+            f"delete it{f' and {record}' if record.exists() else ''} to download {weights.name} anew."
+        )
+    if not record.exists():
+        write_text(record, f"{digest}\n")
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

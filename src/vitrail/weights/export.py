@@ -1,0 +1,118 @@
+"""Classifiers for use elsewhere: safetensors, torch.export programs, ONNX."""
+
+import copy
+import json
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from vitrail.config import to_json
+from vitrail.errors import VitrailError
+from vitrail.files import atomic_path
+
+if TYPE_CHECKING:
+    from vitrail.recognize.classify import Classifier
+
+METADATA = "vitrail.classifier"
+"""Under this name every exported file carries JSON: the backbone's configuration, the classes, the transform."""
+
+ONNX_LIMIT = 2**31  # bytes: protocol buffers hold no more
+
+TOLERANCE = 1e-4  # of the largest logit
+
+
+def export(classifier: "Classifier", path: str | Path) -> None:
+    """Writes a classifier in the format of the suffix.
+
+    - `.safetensors`: the weights; `load_classifier` opens it again.
+    - `.pt2`: a torch.export program, `torch.export.load(path).module()`, that needs torch alone.
+    - `.onnx`: for onnxruntime and others; input `images`, output `logits`.
+
+    Programs take pictures of any number, height and width above one patch, [B, 3, H, W] float32, normalised by the
+    transform in the metadata. Before the file appears, it is run at two other sizes and compared with the model.
+
+    Raises:
+        VitrailError: an unknown suffix, a missing package, a model that cannot be exported or is not the same after.
+    """
+    path = Path(path)
+    writers: dict[str, Callable[[nn.Module, dict[str, str], Path], None]] = {
+        ".safetensors": _write_safetensors,
+        ".pt2": _write_program,
+        ".onnx": _write_onnx,
+    }
+    if path.suffix not in writers:
+        raise VitrailError(f"Cannot export to {path}: its name must end in {', '.join(writers)}.")
+    model = copy.deepcopy(classifier.model).cpu().float().eval().requires_grad_(False)
+    metadata = {
+        "backbone": to_json(model.config),
+        "classes": list(classifier.classes),
+        "transform": to_json(classifier.transform),
+    }
+    with atomic_path(path) as temporary:
+        writers[path.suffix](model, {METADATA: json.dumps(metadata)}, temporary)
+
+
+def _write_safetensors(model: nn.Module, metadata: dict[str, str], path: Path) -> None:
+    save_file({key: tensor.contiguous() for key, tensor in model.state_dict().items()}, path, metadata)
+
+
+def _write_program(model: nn.Module, metadata: dict[str, str], path: Path) -> None:
+    torch.export.save(_trace(model), path, extra_files=dict(metadata))
+    _compare(model, cast("Callable[[Tensor], Tensor]", torch.export.load(path).module()), path)
+
+
+def _write_onnx(model: nn.Module, metadata: dict[str, str], path: Path) -> None:
+    try:
+        import onnxruntime
+        import onnxscript
+    except ImportError:
+        raise VitrailError("ONNX needs packages that are not installed: pip install 'vitrail[export]'.") from None
+    if sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()) > ONNX_LIMIT:
+        raise VitrailError("The model is above 2 GB, more than one ONNX file holds; export it as .pt2.")
+    with _known_warnings():
+        program = torch.onnx.export(
+            _trace(model), dynamo=True, input_names=["images"], output_names=["logits"], verbose=False
+        )
+    assert program is not None
+    program.model.graph.inputs[0].shape = onnxscript.ir.Shape(["batch", 3, "height", "width"])
+    program.model.metadata_props.update(metadata)
+    program.save(path)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    _compare(model, lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0]), path)
+
+
+def _trace(model: nn.Module) -> torch.export.ExportedProgram:
+    """The model as a graph in which batch, height and width are unknown."""
+    patch_size = cast("int", model.patch_size)
+    example = torch.zeros(2, 3, 3 * patch_size, 4 * patch_size)
+    dynamic = torch.export.Dim.DYNAMIC
+    with _known_warnings():
+        return torch.export.export(model, (example,), dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic},))
+
+
+def _compare(model: nn.Module, exported: Callable[[Tensor], Tensor], path: Path) -> None:
+    patch_size = cast("int", model.patch_size)
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((1, 3, 2 * patch_size, 5 * patch_size), (3, 3, 5 * patch_size - 1, 3 * patch_size + 1)):
+        images = torch.randn(shape, generator=generator)
+        expected = model(images)
+        error = (exported(images) - expected).abs().max() / expected.abs().max()
+        if not error <= TOLERANCE:
+            raise VitrailError(
+                f"The exported model differs from this one by {error:.1e} of the largest output at {shape[2]} x "
+                f"{shape[3]} pixels, so {path.suffix} was not written; export as .safetensors."
+            )
+
+
+@contextmanager
+def _known_warnings() -> Iterator[None]:
+    """torch 2.11's exporter walks into a deprecated class of its own."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+        yield

@@ -1,0 +1,239 @@
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from vitrail.backbones.xcit import XCITS, XCiTConfig
+from vitrail.errors import FileError
+from vitrail.weights.convert import find_backbone, load_backbone, read_tensors, to_timm
+
+PARITY = Path(__file__).parents[2].parent / "shared" / "parity"
+
+SMALL = XCiTConfig(width=32, heads=4, depth=2)
+
+
+def timm_xcit(name="xcit_small_12_p16_224", **overrides):
+    return timm.create_model(name, **overrides)
+
+
+def small_timm(num_classes=7):
+    return timm_xcit(embed_dim=32, num_heads=4, depth=2, num_classes=num_classes)
+
+
+def official(timm_state):
+    """timm's state dict of an XCiT as the official files have it: queries, keys, values in one, `pos_embeder`."""
+    state = {key.replace("pos_embed.", "pos_embeder."): tensor for key, tensor in timm_state.items()}
+    for key in [key for key in state if ".attn.q." in key]:
+        parts = [state.pop(key.replace(".q.", f".{letter}.")) for letter in "qkv"]
+        state[key.replace(".q.", ".qkv.")] = torch.cat(parts)
+    return state
+
+
+def assert_same_as_timm(ours, theirs, images):
+    with torch.inference_mode():
+        expected, actual = theirs(images), ours(images)
+        tokens = theirs.forward_features(images)
+        features = ours.forward_features(images)
+    assert (actual - expected).abs().max() <= 1e-4 * expected.abs().max()
+    assert (features.class_token - tokens[:, 0]).abs().max() <= 1e-4 * tokens[:, 0].abs().max()
+
+
+@pytest.mark.parametrize("name", XCITS)
+def test_every_xcit_is_timms(name, fill):
+    """Two blocks instead of all, for time; `test_every_whole_xcit_is_timms` takes all."""
+    theirs = fill(timm_xcit(f"{name}_224", depth=2, num_classes=11))
+    config = XCITS[name].__class__(**{**XCITS[name].__dict__, "depth": 2})
+    ours = config.build(11).eval()
+    report = load_backbone(ours, find_backbone(theirs.state_dict()))
+    assert (report.layout, report.left_aside, report.fresh) == ("timm XCiT", (), ())
+    assert_same_as_timm(ours, theirs, torch.randn(2, 3, 64, 48, generator=torch.Generator().manual_seed(1)))
+    assert_same_as_timm(ours, theirs, torch.randn(1, 3, 37, 83, generator=torch.Generator().manual_seed(2)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", XCITS)
+def test_every_whole_xcit_is_timms(name, fill):
+    theirs = fill(timm_xcit(f"{name}_224"))
+    ours = XCITS[name].build(1000).eval()
+    load_backbone(ours, find_backbone(theirs.state_dict()))
+    assert_same_as_timm(ours, theirs, torch.randn(1, 3, 90, 64, generator=torch.Generator().manual_seed(1)))
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not PARITY.exists(), reason="no shared data beside the repository")
+@pytest.mark.parametrize("name", json.loads((PARITY / "xcit/shapes.json").read_text()) if PARITY.exists() else [])
+def test_outputs_are_the_official_ones(name, monkeypatch):
+    monkeypatch.syspath_prepend(str(PARITY))
+    import seeded_weights
+
+    reference = np.load(PARITY / "xcit/reference.npz")
+    shapes = json.loads((PARITY / "xcit/shapes.json").read_text())[name]
+    state = {key: torch.from_numpy(value) for key, value in seeded_weights.seeded_state_dict(shapes).items()}
+    sys.modules.pop("seeded_weights")
+    model = XCITS[name].build(1000).eval()
+    report = load_backbone(model, find_backbone({f"model.{key}": value for key, value in state.items()}))
+    assert (report.layout, report.left_aside) == ("official XCiT", ())
+    patch = model.patch_size
+    images = torch.from_numpy(seeded_weights.seeded_input(name, (2, 3, 4 * patch, 6 * patch)))
+    with torch.inference_mode():
+        features, logits = model.forward_features(images).class_token.numpy(), model(images).numpy()
+    for actual, expected in ((features, reference[f"{name}.features"]), (logits, reference[f"{name}.logits"])):
+        assert np.abs(actual - expected).max() <= 1e-5 * np.abs(expected).max()
+        assert np.abs(actual - expected).max() <= 1e-4
+    assert sum(parameter.numel() for parameter in model.parameters()) == reference[f"{name}.params"]
+
+
+def test_round_trip_official_ours_timm_ours_is_exact(fill):
+    theirs = fill(small_timm())
+    ours = SMALL.build(7)
+    assert load_backbone(ours, find_backbone(official(theirs.state_dict()))).layout == "official XCiT"
+    state = to_timm(ours)
+    assert state.keys() == theirs.state_dict().keys()
+    assert all(torch.equal(state[key], tensor) for key, tensor in theirs.state_dict().items())
+    again = SMALL.build(7)
+    load_backbone(again, find_backbone(state))
+    assert all(torch.equal(again.state_dict()[key], tensor) for key, tensor in ours.state_dict().items())
+
+
+def test_to_timm_loads_strictly_and_does_the_same(fill):
+    ours = fill(SMALL.build(7))
+    theirs = small_timm().eval()
+    theirs.load_state_dict(to_timm(ours), strict=True)
+    assert_same_as_timm(ours, theirs, torch.randn(2, 3, 33, 50))
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: state,
+        lambda state: {"model": state, "epoch": 3, "args": argparse.Namespace(lr=0.1)},
+        lambda state: {"state_dict": {f"module.{key}": value for key, value in state.items()}},
+        lambda state: {"model": {key: value * 0 for key, value in state.items()}, "model_ema": state},
+    ],
+    ids=["bare", "official", "parallel", "averaged"],
+)
+def test_wrappers(wrap, fill, tmp_path):
+    theirs = fill(small_timm())
+    torch.save(wrap(official(theirs.state_dict())), tmp_path / "file.pth")
+    tensors, _ = read_tensors(tmp_path / "file.pth")
+    model = SMALL.build(7)
+    load_backbone(model, find_backbone(tensors))
+    assert torch.equal(to_timm(model)["blocks.1.gamma3"], theirs.state_dict()["blocks.1.gamma3"])
+
+
+def test_full_dino_checkpoint_gives_the_teacher(fill):
+    state = official(fill(small_timm(0)).state_dict())
+    projector = {"head.mlp.0.weight": torch.zeros(5, 32), "head.last_layer.weight_g": torch.ones(9, 1)}
+    tensors = {f"student.module.backbone.{key}": value * 0 for key, value in state.items()}
+    tensors |= {f"teacher.backbone.{key}": value for key, value in state.items()}
+    tensors |= {f"teacher.{key}": value for key, value in projector.items()}
+    model = SMALL.build(0)
+    report = load_backbone(model, find_backbone(tensors))
+    assert torch.equal(to_timm(model)["cls_token"], state["cls_token"])
+    assert sorted(report.left_aside) == sorted(key for key in tensors if not key.startswith("teacher.backbone."))
+
+
+def test_detector_gives_its_backbone(fill):
+    """The official detectors have no class token and no final norm, but a pyramid inside the backbone."""
+    state = official(fill(small_timm(0)).state_dict())
+    of_classes = ("cls_token", "cls_attn_blocks", "norm.")
+    dense = {f"backbone.{key}": value for key, value in state.items() if not key.startswith(of_classes)}
+    others = {"backbone.fpn1.0.weight": torch.zeros(32, 32, 2, 2), "neck.lateral_convs.0.conv.weight": torch.zeros(1)}
+    model = XCiTConfig(width=32, heads=4, depth=2, class_depth=0).build()
+    report = load_backbone(model, find_backbone(dense | others))
+    assert report.left_aside == tuple(others)
+    assert torch.equal(model.patches[0][0].weight, state["patch_embed.proj.0.0.weight"])
+    with pytest.raises(FileError, match=r"lacks class_token, norm.weight, norm.bias and 32 more\.$"):
+        load_backbone(SMALL.build(), find_backbone(dense | others))
+
+
+def test_dense_model_leaves_the_class_attention_of_a_classifier_aside(fill):
+    state = official(fill(small_timm()).state_dict())
+    model = XCiTConfig(width=32, heads=4, depth=2, class_depth=0).build()
+    report = load_backbone(model, find_backbone(state))
+    assert {key.split(".")[0] for key in report.left_aside} == {"cls_token", "cls_attn_blocks", "norm", "head"}
+    assert torch.equal(model.blocks[1].local.norm.running_var, state["blocks.1.local_mp.bn.running_var"])
+
+
+def test_training_checkpoint_gives_the_averaged_backbone(fill):
+    tensors = {}
+    for seed, part in enumerate(("model", "ema")):
+        model = fill(SMALL.build(7), seed)
+        tensors |= {f"{part}.backbone.{key}": value for key, value in model.state_dict().items()}
+    tensors["optimizer.train.backbone.norm.weight.exp_avg"] = torch.zeros(32)
+    loaded = SMALL.build(7)
+    report = load_backbone(loaded, find_backbone(tensors))
+    assert report.layout == "Vitrail"
+    assert all(torch.equal(value, tensors[f"ema.backbone.{key}"]) for key, value in loaded.state_dict().items())
+    assert {key.split(".")[0] for key in report.left_aside} == {"model", "optimizer"}
+
+
+def test_heads(fill):
+    backbone = find_backbone(fill(small_timm(7)).state_dict())
+    with pytest.raises(FileError, match="is for 7 classes and the model for 3; build the model with num_classes=7, or"):
+        load_backbone(SMALL.build(3), backbone)
+    for head in ("skip", "auto"):
+        model = SMALL.build(3)
+        before = model.head.weight.clone()
+        report = load_backbone(model, backbone, head)
+        assert report.fresh == ("head.bias", "head.weight")
+        assert report.left_aside == ("head.bias", "head.weight")
+        assert torch.equal(model.head.weight, before)
+        assert torch.equal(model.norm.weight, backbone.state["norm.weight"])
+    model = SMALL.build(7)
+    assert load_backbone(model, backbone, "auto").fresh == ()
+    assert torch.equal(model.head.weight, backbone.state["head.weight"])
+    assert load_backbone(SMALL.build(0), backbone).left_aside == ("head.bias", "head.weight")
+    with pytest.raises(FileError, match='has no head; load it with head="skip"'):
+        load_backbone(SMALL.build(3), find_backbone(small_timm(0).state_dict()))
+
+
+def test_nothing_may_be_left_over(fill):
+    state = small_timm(7).state_dict()
+    model = fill(SMALL.build(7))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(FileError, match=r"it lacks blocks.1.feed_forward_scale\.$"):
+        load_backbone(model, find_backbone({k: v for k, v in state.items() if k != "blocks.1.gamma2"}))
+    with pytest.raises(FileError, match=r"the model has no place for its blocks.0.extra\.$"):
+        load_backbone(model, find_backbone(state | {"blocks.0.extra": torch.zeros(1)}))
+    with pytest.raises(FileError, match=r"class_token is \[1, 1, 128\] there and \[1, 1, 32\] in the model"):
+        load_backbone(model, find_backbone(timm_xcit(depth=2, embed_dim=128, num_classes=7).state_dict()))
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_files_that_are_not_weights(tmp_path):
+    with pytest.raises(FileError, match="There is no file"):
+        read_tensors(tmp_path / "nothing.pth")
+    good = tmp_path / "good.pth"
+    torch.save(small_timm().state_dict(), good)
+    save_file({"a": torch.zeros(100)}, tmp_path / "good.safetensors")
+    broken = {
+        "empty.pth": b"",
+        "text.pth": b"hello, world",
+        "cut.pth": good.read_bytes()[:2000],
+        "cut.safetensors": (tmp_path / "good.safetensors").read_bytes()[:200],
+        "page.safetensors": b"<html>404</html>",
+    }
+    for name, content in broken.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(FileError, match=f"{name} is not a readable file of weights") as caught:
+            read_tensors(tmp_path / name)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(FileError, match=r"holds no XCiT or ViT in a known layout .* its keys are conv1.weight, "):
+        find_backbone(timm.create_model("resnet18").state_dict())
+
+
+def test_files_that_would_run_programs_are_refused(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return print, ("I run when I am loaded",)
+
+    torch.save({"model": Evil()}, tmp_path / "evil.pth")
+    with pytest.raises(FileError, match="not a readable file of weights"):
+        read_tensors(tmp_path / "evil.pth")
