@@ -14,13 +14,18 @@ class Features(NamedTuple):
         grid: (h, w), the patches' rows and columns; N = h * w unless only a subset of the patches was asked for.
         layers: [B, N, d] each, the patch tokens leaving the layers that were asked for by number (0-based), in the
             order asked for, before any final normalisation.
+        layer_grids: (h, w) of each of `layers`; empty where all have the grid of `patches`, as in all backbones but
+            those that make the picture smaller on the way (ResNet), whose layers differ in N and d as well.
     """
 
     patches: Tensor
     class_token: Tensor
     grid: tuple[int, int]
     layers: tuple[Tensor, ...] = ()
+    layer_grids: tuple[tuple[int, int], ...] = ()
 
     def maps(self) -> tuple[Tensor, ...]:
         """The asked-for layers as pictures, [B, d, h, w] each; the patches when no layer was asked for."""
-        return tuple(tokens.mT.unflatten(2, self.grid) for tokens in self.layers or (self.patches,))
+        layers = self.layers or (self.patches,)
+        grids = self.layer_grids or (self.grid,) * len(layers)
+        return tuple(tokens.mT.unflatten(2, grid) for tokens, grid in zip(layers, grids, strict=True))

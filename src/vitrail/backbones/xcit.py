@@ -50,7 +50,7 @@ class XCiTConfig:
 
 
 class XCiT(nn.Module):
-    """Images [B, 3, H, W] of any height and width -> logits [B, num_classes], or the class token [B, d] without classes.
+    """Images [B, 3, H, W] of any height and width -> logits [B, num_classes], or class tokens [B, d] without classes.
 
     Heights and widths that are not multiples of the patch size P make a grid of (ceil(H / P), ceil(W / P)) patches:
     the picture counts as continued by zeros, and every feature belongs to pixels of the picture.
@@ -121,7 +121,8 @@ class XCiT(nn.Module):
         outputs = {}
         for number, block in enumerate(self.blocks):
             tokens = block(tokens, grid)
-            outputs[number] = tokens
+            if number in layers:
+                outputs[number] = tokens
         return Features(tokens, self.gather(tokens), grid, tuple(outputs[number] for number in layers))
 
     def forward(self, images: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""What networks are made of: attention, blocks, patches, positions. Pure tensors, plain arguments."""

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 class SelfAttention(nn.Module):
     """Softmax attention among tokens, Softmax(Q K^T / sqrt(d_k)) V per head (Section 3.3.1).
 
-    O(N^2 d) operations.
+    O(N^2 d) operations. Its call is that of the efficient variants, which stand in for it; to it alone, where the
+    tokens stand makes no difference.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -17,8 +18,8 @@ class SelfAttention(nn.Module):
         self.query_key_value = nn.Linear(width, 3 * width)
         self.projection = nn.Linear(width, width)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """[B, N, d] -> [B, N, d]."""
+    def forward(self, tokens: Tensor, grid: tuple[int, int] | None = None, leading: int = 0) -> Tensor:
+        """[B, N, d] -> [B, N, d]; N is any number of tokens, whatever the grid and the tokens before it."""
         query, key, value = self.query_key_value(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(query, key, value)  # [B, h, N, d/h]
         return self.projection(mixed.transpose(1, 2).flatten(2))

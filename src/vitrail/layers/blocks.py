@@ -56,6 +56,45 @@ class LocalPatchInteraction(nn.Module):
         return picture.flatten(2).mT
 
 
+class TransformerBlock(nn.Module):
+    """Attention among tokens, then feed-forward, each after a LayerNorm, as in ViT.
+
+    Args:
+        width: d.
+        attention: `SelfAttention` or an efficient variant.
+        layer_scale: initial value of the learned scale of each branch; None: no scale.
+        drop_path: rate of stochastic depth.
+    """
+
+    def __init__(
+        self, width: int, attention: nn.Module, layer_scale: float | None = None, drop_path: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(width, eps=NORM_EPSILON)
+        self.attention = attention
+        self.feed_forward_norm = nn.LayerNorm(width, eps=NORM_EPSILON)
+        self.feed_forward = FeedForward(width)
+        self.attention_scale: nn.Parameter | None = None
+        self.feed_forward_scale: nn.Parameter | None = None
+        if layer_scale is not None:
+            self.attention_scale = nn.Parameter(torch.full((width,), layer_scale))
+            self.feed_forward_scale = nn.Parameter(torch.full((width,), layer_scale))
+        self.drop_path = StochasticDepth(drop_path)
+
+    def forward(self, tokens: Tensor, grid: tuple[int, int] | None = None, leading: int = 0) -> Tensor:
+        """[B, leading + N, d] -> the same shape.
+
+        Args:
+            tokens: N patches, with `leading` other tokens before them.
+            grid: (h, w) of the patches, row by row; None where they are a subset of a picture's.
+            leading: how many tokens stand before the patches.
+        """
+        branch = self.attention(self.attention_norm(tokens), grid, leading)
+        tokens = tokens + self.drop_path(branch if self.attention_scale is None else self.attention_scale * branch)
+        branch = self.feed_forward(self.feed_forward_norm(tokens))
+        return tokens + self.drop_path(branch if self.feed_forward_scale is None else self.feed_forward_scale * branch)
+
+
 class XCiTBlock(nn.Module):
     """XCA, then local patch interaction, then feed-forward, each after a LayerNorm and scaled (Figure 3.1).
 

@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -38,3 +39,49 @@ class SinusoidalPositions(nn.Module):
         weight = self.projection.weight
         encoding = sinusoids(height, width, self.dimensions_per_axis, weight.device)
         return self.projection(encoding.to(weight.dtype)[None])
+
+
+def resample_positions(table: Tensor, leading: int, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """A learned table for another grid: bicubic, antialiased, as timm resizes the positions of its checkpoints.
+
+    Args:
+        table: [1, leading + h * w, d], row by row.
+        leading: how many tokens before the patches have a position, which stays as it is.
+        old: (h, w) of `table`.
+        new: (h', w') to come.
+
+    Returns:
+        [1, leading + h' * w', d].
+    """
+    before, patches = table[:, :leading], table[:, leading:]
+    picture = patches.mT.unflatten(2, old).float()
+    picture = F.interpolate(picture, size=new, mode="bicubic", antialias=True, align_corners=False)
+    return torch.cat([before, picture.flatten(2).mT.to(table.dtype)], dim=1)
+
+
+class LearnedPositions(nn.Module):
+    """A learned vector for each place of one grid, and for each token before the patches; resampled for other grids.
+
+    Args:
+        width: d.
+        grid: (h, w) that the vectors are learned for.
+        leading: how many tokens stand before the patches.
+    """
+
+    def __init__(self, width: int, grid: tuple[int, int], leading: int = 0) -> None:
+        super().__init__()
+        self.grid = grid
+        self.leading = leading
+        self.table = nn.Parameter(torch.empty(1, leading + grid[0] * grid[1], width))
+        nn.init.trunc_normal_(self.table, std=0.02)
+
+    def forward(self, height: int, width: int) -> Tensor:
+        """A grid of height x width -> [1, d, height, width]."""
+        table: Tensor = self.table
+        if (height, width) != self.grid:
+            table = resample_positions(table, self.leading, self.grid, (height, width))
+        return table[:, self.leading :].mT.unflatten(2, (height, width))
+
+    def before(self) -> Tensor:
+        """The positions of the tokens before the patches, [1, leading, d]."""
+        return self.table[:, : self.leading]
