@@ -79,7 +79,7 @@ def _to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image
         image = _floats_to_grey(np.asarray(image))
     elif image.mode == "LAB":
         profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        image = ImageCms.profileToProfile(image, *profiles, outputMode="RGB")
+        image = ImageCms.profileToProfile(image, *profiles, outputMode="RGB") or image
     elif image.has_transparency_data:
         canvas = Image.new("RGBA", image.size, (*background, 255))
         image = Image.alpha_composite(canvas, image.convert("RGBA"))

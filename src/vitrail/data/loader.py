@@ -257,12 +257,12 @@ def _collate(samples: Sequence[_Sample | VitrailError]) -> tuple[Any, dict[str, 
 @contextmanager
 def seeded(seed: int, position: int) -> Iterator[None]:
     """Seeds the global CPU generators of torch, random and numpy by (seed, position), and restores them after."""
-    digest = hashlib.blake2b(f"{seed} {position}".encode(), digest_size=16).digest()
+    digest = hashlib.blake2b(f"{seed} {position}".encode(), digest_size=40).digest()
     states = torch.default_generator.get_state(), random.getstate(), np.random.get_state()
     # torch.manual_seed would seed the generators of accelerators too, which nothing here restores.
     torch.default_generator.manual_seed(int.from_bytes(digest[:8], "little", signed=True))
-    random.seed(int.from_bytes(digest, "little"))
-    np.random.seed(np.frombuffer(digest, dtype=np.uint32))
+    random.seed(int.from_bytes(digest[8:24], "little"))
+    np.random.seed(np.frombuffer(digest[24:], dtype=np.uint32))  # other bytes: both are the same Mersenne Twister
     try:
         yield
     finally:

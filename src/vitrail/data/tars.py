@@ -208,7 +208,7 @@ def _samples(
     """The image and the label, as text, of each sample."""
     current, image, text = None, None, None
     for member in tar:
-        tar.members = []  # type: ignore[attr-defined] (tarfile would keep them all)
+        tar.members = []  # type: ignore[attr-defined]  # else tarfile would keep them all
         if not member.isfile():
             continue
         folder, _, name = member.name.rpartition("/")
