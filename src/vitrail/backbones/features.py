@@ -1,8 +1,11 @@
 """What every backbone answers, whatever is inside."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
+
+from vitrail.errors import VitrailError
 
 
 class Features(NamedTuple):
@@ -29,3 +32,20 @@ class Features(NamedTuple):
         layers = self.layers or (self.patches,)
         grids = self.layer_grids or (self.grid,) * len(layers)
         return tuple(tokens.mT.unflatten(2, grid) for tokens, grid in zip(layers, grids, strict=True))
+
+
+def check_layers(layers: Sequence[int], count: int) -> None:
+    """Raises VitrailError when one of the asked-for `layers` is not among a backbone's 0 .. `count` - 1."""
+    if missing := [number for number in layers if not 0 <= number < count]:
+        raise VitrailError(
+            f"The backbone has layers 0 to {count - 1}, but {', '.join(map(str, missing))} was asked for; "
+            "choose among those it has."
+        )
+
+
+def check_heads(width: int, heads: int) -> None:
+    """Raises VitrailError when `width` channels cannot be shared out among `heads`."""
+    if width % heads:
+        raise VitrailError(
+            f"{width} channels cannot be shared out among {heads} heads; make width a multiple of heads."
+        )

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor, nn
-from torchvision.models import resnet
 
-from vitrail.backbones.features import Features
+from vitrail.backbones.features import Features, check_layers
 
 _STAGES = ("layer1", "layer2", "layer3", "layer4")
 
@@ -33,6 +32,8 @@ class ResNet(nn.Module):
     """
 
     def __init__(self, config: ResNetConfig, num_classes: int = 0) -> None:
+        from torchvision.models import resnet  # here, since its import takes longer than all the other backbones'
+
         super().__init__()
         self.config = config
         self.network: resnet.ResNet = getattr(resnet, f"resnet{config.depth}")()
@@ -46,6 +47,7 @@ class ResNet(nn.Module):
         """[B, 3, H, W] -> the last map as patch tokens, their mean, the grid, and the asked-for stages (0-based)."""
         network = self.network
         picture = network.maxpool(network.relu(network.bn1(network.conv1(images))))
+        check_layers(layers, len(_STAGES))
         outputs = {}
         for number, stage in enumerate(_STAGES):
             picture = network.get_submodule(stage)(picture)

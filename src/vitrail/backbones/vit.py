@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from vitrail.backbones.features import Features
+from vitrail.backbones.features import Features, check_heads, check_layers
 from vitrail.errors import VitrailError
 from vitrail.layers.attention import SelfAttention
 from vitrail.layers.blocks import NORM_EPSILON, TransformerBlock
@@ -74,11 +74,12 @@ class ViT(nn.Module):
     the picture counts as continued by zeros.
 
     Raises:
-        VitrailError: the configuration asks for tokens that contradict each other.
+        VitrailError: the configuration contradicts itself.
     """
 
     def __init__(self, config: ViTConfig, num_classes: int = 0) -> None:
         super().__init__()
+        check_heads(config.width, config.heads)
         if config.pooling == "class_token" and not config.class_token:
             raise VitrailError("A ViT without a class token cannot pool by it; set pooling to mean.")
         if config.pooling == "mean" and config.distillation_token:
@@ -148,6 +149,7 @@ class ViT(nn.Module):
                 "encoded with softmax or efficient attention."
             )
         tokens, grid = self.embed(images, keep)
+        check_layers(layers, len(self.blocks))
         outputs = {}
         for number, block in enumerate(self.blocks):
             tokens = block(tokens, None if keep is not None else grid, self.leading)
@@ -167,7 +169,7 @@ class ViT(nn.Module):
                 keep their positions, and come out in the order given. The features' grid stays that of all patches.
 
         Raises:
-            VitrailError: a subset is asked for, and the attention needs all patches.
+            VitrailError: no such layer, or a subset where the attention needs all patches.
         """
         tokens, grid, outputs = self._encode(images, layers, keep)
         normed = self.norm(tokens)

@@ -2,15 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
-from vitrail.backbones.features import Features
+from vitrail.backbones.features import Features, check_heads, check_layers
 from vitrail.layers.blocks import NORM_EPSILON, ClassAttentionBlock, XCiTBlock
 from vitrail.layers.patches import ConvolutionalPatches, LinearPatches
 from vitrail.layers.positions import SinusoidalPositions
+
+if TYPE_CHECKING:
+    from vitrail.backbones.xcit_inference import InferenceXCiT
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class XCiT(nn.Module):
 
     def __init__(self, config: XCiTConfig, num_classes: int = 0) -> None:
         super().__init__()
+        check_heads(config.width, config.heads)
         self.config = config
         self.width = config.width
         self.patch_size = config.patch_size
@@ -118,6 +122,7 @@ class XCiT(nn.Module):
         The patch tokens are the local descriptors of Appendix A.2: taken before class attention, not normalised.
         """
         tokens, grid = self.embed(images)
+        check_layers(layers, len(self.blocks))
         outputs = {}
         for number, block in enumerate(self.blocks):
             tokens = block(tokens, grid)
@@ -128,6 +133,12 @@ class XCiT(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> logits [B, num_classes]."""
         return self.head(self.forward_features(images).class_token)
+
+    def optimize_for_inference(self) -> "InferenceXCiT":
+        """A copy that computes the same in less time and memory, for inference alone (see `xcit_inference`)."""
+        from vitrail.backbones.xcit_inference import optimize_for_inference
+
+        return optimize_for_inference(self)
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that weight decay leaves alone, besides vectors."""

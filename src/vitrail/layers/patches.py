@@ -1,7 +1,10 @@
 """Pictures to tokens."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from vitrail.errors import VitrailError
 
 
 class ConvolutionalPatches(nn.Sequential):
@@ -13,11 +16,17 @@ class ConvolutionalPatches(nn.Sequential):
         width: d, a multiple of 8.
         patch_size: P, 8 or 16: three or four convolutions.
         channels: of the picture.
+
+    Raises:
+        VitrailError: another P or d.
     """
 
     def __init__(self, width: int, patch_size: int, channels: int = 3) -> None:
-        if patch_size not in (8, 16):
-            raise ValueError(f"convolutional patches are 8 or 16 pixels wide, not {patch_size}")
+        if patch_size not in (8, 16) or width % 8:
+            raise VitrailError(
+                f"Convolutional patches are 8 or 16 pixels wide, with a multiple of 8 channels, not {patch_size} with "
+                f"{width}; choose such numbers, or the linear projection."
+            )
         stages: list[nn.Module] = []
         depth = patch_size.bit_length() - 1
         for stage in range(depth):
@@ -42,6 +51,7 @@ class LinearPatches(nn.Conv2d):
         """[B, C, H, W] -> [B, d, h, w]."""
         height, width = images.shape[2:]
         bottom, right = -height % self.stride[0], -width % self.stride[1]
-        if bottom or right:
+        # A graph for export must pad whatever comes; a branch would hold for the example's size alone.
+        if torch.compiler.is_exporting() or bottom or right:
             images = F.pad(images, (0, right, 0, bottom))
         return super().forward(images)

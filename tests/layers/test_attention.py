@@ -1,0 +1,105 @@
+"""Attention against the equations, written out in loops, float64."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from vitrail.layers.attention import ClassAttention, CrossCovarianceAttention, SelfAttention
+
+BATCH, TOKENS, WIDTH, HEADS = 2, 5, 12, 3
+CHANNELS = WIDTH // HEADS
+
+
+@pytest.fixture
+def tokens() -> Tensor:
+    return torch.randn(BATCH, TOKENS, WIDTH, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def softmax(scores: list[float]) -> list[float]:
+    powers = [math.exp(score) for score in scores]
+    return [power / sum(powers) for power in powers]
+
+
+def parts(layer: torch.nn.Linear, sample: Tensor, number: int, head: int) -> list[list[float]]:
+    """Queries (0), keys (1) or values (2) of one head, [N][d/h], by the rows of the joint matrix that make them."""
+    rows = slice(number * WIDTH + head * CHANNELS, number * WIDTH + (head + 1) * CHANNELS)
+    return (sample @ layer.weight[rows].T + layer.bias[rows]).tolist()
+
+
+def test_self_attention_is_its_equation(tokens: Tensor) -> None:
+    attention = SelfAttention(WIDTH, HEADS).double()
+    expected = torch.zeros_like(tokens)
+    for b in range(BATCH):
+        for head in range(HEADS):
+            query, key, value = (parts(attention.query_key_value, tokens[b], n, head) for n in range(3))
+            for i in range(TOKENS):
+                weights = softmax(
+                    [
+                        sum(q * k for q, k in zip(query[i], key[j], strict=True)) / math.sqrt(CHANNELS)
+                        for j in range(TOKENS)
+                    ]
+                )
+                for c in range(CHANNELS):
+                    expected[b, i, head * CHANNELS + c] = sum(weights[j] * value[j][c] for j in range(TOKENS))
+    torch.testing.assert_close(attention(tokens), attention.projection(expected), rtol=1e-12, atol=1e-12)
+
+
+def test_self_attention_does_not_care_where_tokens_stand(tokens: Tensor) -> None:
+    attention = SelfAttention(WIDTH, HEADS).double()
+    order = torch.tensor([3, 0, 4, 2, 1])
+    torch.testing.assert_close(attention(tokens[:, order], (2, 2), 1), attention(tokens)[:, order])
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("learned_temperature", [True, False])
+def test_cross_covariance_attention_is_equation_3_1(tokens: Tensor, normalize: bool, learned_temperature: bool) -> None:
+    attention = CrossCovarianceAttention(WIDTH, HEADS, normalize, learned_temperature).double()
+    temperatures = [1.0] * HEADS
+    if learned_temperature:
+        temperatures = [0.5, 2.0, 7.0]
+        attention.temperature.data.copy_(torch.tensor(temperatures).view(HEADS, 1, 1))
+    expected = torch.zeros_like(tokens)
+    for b in range(BATCH):
+        for head in range(HEADS):
+            query, key, value = (parts(attention.query_key_value, tokens[b], n, head) for n in range(3))
+            for i in range(CHANNELS):  # query channel i: a column of Softmax(K^T Q), over key channels j
+                scores = []
+                for j in range(CHANNELS):
+                    product = sum(key[n][j] * query[n][i] for n in range(TOKENS))
+                    if normalize:
+                        product /= math.sqrt(sum(key[n][j] ** 2 for n in range(TOKENS)))
+                        product /= math.sqrt(sum(query[n][i] ** 2 for n in range(TOKENS)))
+                    scores.append(product * temperatures[head])
+                weights = softmax(scores)
+                for n in range(TOKENS):
+                    expected[b, n, head * CHANNELS + i] = sum(value[n][j] * weights[j] for j in range(CHANNELS))
+    torch.testing.assert_close(attention(tokens), attention.projection(expected), rtol=1e-12, atol=1e-12)
+
+
+def test_cross_covariance_attention_does_not_see_the_scale_of_queries_and_keys(tokens: Tensor) -> None:
+    attention = CrossCovarianceAttention(WIDTH, HEADS).double()
+    before = attention(tokens)
+    with torch.no_grad():
+        attention.query_key_value.weight[: 2 * WIDTH] *= 3
+        attention.query_key_value.bias[: 2 * WIDTH] *= 3
+    torch.testing.assert_close(attention(tokens), before)
+
+
+def test_class_attention_is_its_equation(tokens: Tensor) -> None:
+    attention = ClassAttention(WIDTH, HEADS).double()
+    all_weights = attention.weights(tokens)
+    expected = torch.zeros(BATCH, 1, WIDTH, dtype=torch.float64)
+    for b in range(BATCH):
+        for head in range(HEADS):
+            rows = slice(head * CHANNELS, (head + 1) * CHANNELS)
+            query = (tokens[b, 0] @ attention.query.weight[rows].T + attention.query.bias[rows]).tolist()
+            key, value = (parts(attention.key_value, tokens[b], n, head) for n in range(2))
+            weights = softmax(
+                [sum(q * k for q, k in zip(query, key[j], strict=True)) / math.sqrt(CHANNELS) for j in range(TOKENS)]
+            )
+            torch.testing.assert_close(all_weights[b, head], torch.tensor(weights, dtype=torch.float64))
+            for c in range(CHANNELS):
+                expected[b, 0, head * CHANNELS + c] = sum(weights[j] * value[j][c] for j in range(TOKENS))
+    torch.testing.assert_close(attention(tokens), attention.projection(expected), rtol=1e-12, atol=1e-12)
