@@ -78,7 +78,8 @@ class LearnedPositions(nn.Module):
     def forward(self, height: int, width: int) -> Tensor:
         """A grid of height x width -> [1, d, height, width]."""
         table: Tensor = self.table
-        if (height, width) != self.grid:
+        # A graph for export must resample for whatever comes; a branch would hold for the example's size alone.
+        if torch.compiler.is_exporting() or (height, width) != self.grid:
             table = resample_positions(table, self.leading, self.grid, (height, width))
         return table[:, self.leading :].mT.unflatten(2, (height, width))
 
