@@ -1,0 +1,346 @@
+"""The layers of XCiT as inference needs them: constants folded, nothing stored that is not needed, no gradients.
+
+Each layer is made from its plain twin (under torch.no_grad), computes the same function, and adds its residual branch
+to the tokens *in place*, a few tokens at a time where that saves memory. Weights are plain buffers, so that a model of these layers
+moves between devices and types, and is saved, like any other. On the CPU in float32, matrix products and convolutions
+go through oneDNN with the activation or the sum fused; elsewhere, and under torch.compile, through PyTorch's own.
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitrail.layers.attention import CrossCovarianceAttention
+from vitrail.layers.blocks import ClassAttentionBlock, FeedForward, LocalPatchInteraction
+from vitrail.layers.patches import ConvolutionalPatches
+
+# oneDNN's fused operators are not part of PyTorch's public interface: without them the plain path is taken.
+_HAS_ONEDNN = torch.backends.mkldnn.is_available() and all(
+    hasattr(torch.ops.mkldnn, name) for name in ("_linear_pointwise", "_convolution_pointwise")
+)
+_EPSILON = 1e-12  # of torch.nn.functional.normalize
+
+
+def _fused(x: Tensor) -> bool:
+    """Whether oneDNN's fused operators take this tensor."""
+    return _HAS_ONEDNN and x.device.type == "cpu" and x.dtype == torch.float32 and not torch.compiler.is_compiling()
+
+
+def _tokens_at_once(x: Tensor) -> int:
+    """Tokens that are worked on together: on the CPU what stays in its caches, elsewhere enough to fill the device."""
+    return 512 if x.device.type == "cpu" else 32768
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
+    """[..., n, i] times [i, o], plus bias [o], plus residual [..., n, o]."""
+    if _fused(x):
+        if residual is None:
+            return torch.ops.mkldnn._linear_pointwise(x, weight.mT, bias, "none", [], "")
+        return torch.ops.mkldnn._linear_pointwise.binary(x, residual, weight.mT, bias, "add")
+    product = F.linear(x, weight.mT, bias)
+    return product if residual is None else product + residual
+
+
+def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """GELU of [..., n, i] times [i, o] plus bias [o]."""
+    if _fused(x):
+        return torch.ops.mkldnn._linear_pointwise(x, weight.mT, bias, "gelu", [], "none")
+    return F.gelu(F.linear(x, weight.mT, bias))
+
+
+def products(left: Tensor, right: Tensor) -> Tensor:
+    """[B, m, k] times [B, k, n], one matrix of each per image."""
+    if _fused(left):
+        return torch.stack([linear(*pair) for pair in zip(left, right, strict=True)])
+    return left @ right
+
+
+def add_products_(tokens: Tensor, left: Tensor, right: Tensor, bias: Tensor) -> None:
+    """Adds [B, N, k] times [B, k, d], plus bias [B, 1, d], to tokens [B, N, d]."""
+    if _fused(tokens):
+        for image in zip(tokens, left, right, bias, strict=True):
+            for part, rows in zip(*(x.split(_tokens_at_once(x)) for x in image[:2]), strict=True):
+                part.copy_(linear(rows, image[2], image[3][0], residual=part))
+    else:
+        tokens += torch.baddbmm(bias, left, right)
+
+
+def convolve_gelu(
+    x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: tuple[int, int], groups: int
+) -> Tensor:
+    """GELU of the convolution of [B, i, h, w], channels last."""
+    if _fused(x):
+        arguments = (list(padding), [stride, stride], [1, 1], groups)
+        return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *arguments, "gelu", [], "none")
+    return F.gelu(F.conv2d(x, weight, bias, stride, padding, groups=groups))
+
+
+def gram(x: Tensor) -> Tensor:
+    """[B, N, d] -> X^T X [B, d, d], summed in float32 and kept in it where x has fewer bits."""
+    if x.is_cuda and x.dtype in (torch.bfloat16, torch.float16):
+        return torch.bmm(x.mT, x, out_dtype=torch.float32)
+    x = _at_least_float32(x)
+    return products(x.mT, x)
+
+
+class InferenceAttention(nn.Module):
+    """XCA in one of two forms that compute the same; the number of tokens decides which.
+
+    Few tokens: queries and keys are computed, the values' attention and the output projection become one d x d matrix
+    per image. About 4 N d^2 multiplications.
+
+    Many tokens, the *covariance form*: with C = (X - m)^T (X - m), the covariance of the tokens times N, and q, k the
+    queries and keys of the mean token m, Q^T K = W_q^T C W_k + N q k^T head by head, and the squared norms of the
+    channels are the diagonals of W_q^T C W_q + N q q^T and of W_k^T C W_k + N k k^T. So queries and keys never exist;
+    with the values' projection folded too, attention is one d x d matrix: about 2 N d^2 + 3 d^3 multiplications.
+    Taking the mean out first keeps the squares from cancelling against biases or against a common part of the tokens;
+    what remains is that a channel of relative size below 3e-4 of what W and X would allow has a norm of few digits.
+
+    Args:
+        attention, norm, scale: of the plain block.
+        covariance_from: tokens from which on the covariance form is used.
+    """
+
+    def __init__(
+        self, attention: CrossCovarianceAttention, norm: nn.LayerNorm, scale: Tensor, covariance_from: int | None
+    ) -> None:
+        super().__init__()
+        width, heads = norm.normalized_shape[0], attention.heads
+        self.heads = heads
+        self.normalize = attention.normalize
+        self.covariance_from = covariance_crossover(width, heads) if covariance_from is None else covariance_from
+        self.norm = norm
+        weight, bias = attention.query_key_value.weight.mT, attention.query_key_value.bias
+        self.query_key_weight = nn.Buffer(weight[:, : 2 * width].contiguous())
+        self.query_key_bias = nn.Buffer(bias[: 2 * width].clone())
+        self.value_weight = nn.Buffer(weight[:, 2 * width :].contiguous())
+        self.value_bias = nn.Buffer(bias[2 * width :].clone())
+        self.output_weight = nn.Buffer(_scaled(attention.projection.weight.mT, scale))
+        self.output_bias = nn.Buffer(_scaled(attention.projection.bias, scale))
+        temperature = attention.temperature
+        self.temperature = None if temperature is None else nn.Buffer(temperature.clone())
+
+    def forward(self, tokens: Tensor) -> None:
+        """Adds the branch to tokens [B, N, d]."""
+        x = self.norm(tokens)
+        if tokens.shape[1] < self.covariance_from:
+            mixing = self._mixing(*self._from_queries_and_keys(x))
+            values = linear(x, self.value_weight, self.value_bias)
+            add_products_(tokens, values, mixing, self.output_bias.expand(len(x), 1, -1))
+        else:
+            mean = x.mean(dim=1, keepdim=True)
+            x -= mean
+            mixing = self._mixing(*self._from_covariance(x, mean))
+            matrix = products(self.value_weight.expand_as(mixing), mixing)
+            bias = (mean @ self.value_weight + self.value_bias) @ mixing + self.output_bias
+            add_products_(tokens, x, matrix, bias)
+
+    def _from_queries_and_keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens [B, N, d] -> Q^T K per head [B, h, d/h, d/h], and the norms of queries and keys [B, 2 d]."""
+        query_key = linear(x, self.query_key_weight, self.query_key_bias)
+        query, key = query_key.unflatten(2, (2, self.heads, -1)).unbind(2)  # [B, N, h, d/h]
+        pairs = zip(query.permute(0, 2, 3, 1), key.permute(0, 2, 1, 3), strict=True)
+        # An image at a time: a product of four-dimensional tensors would copy both into another layout.
+        inner = torch.stack([q @ k for q, k in pairs]) if _fused(x) else query.permute(0, 2, 3, 1) @ key.transpose(1, 2)
+        return inner, _at_least_float32(query_key).square().sum(dim=1).sqrt()
+
+    def _from_covariance(self, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+        """Centred tokens [B, N, d] and their mean [B, 1, d] -> the same, in float32 at least."""
+        covariance = gram(x)
+        weight = self.query_key_weight.to(covariance.dtype)
+        center = mean.to(covariance.dtype) @ weight + self.query_key_bias  # [B, 1, 2 d]: q and k of the mean token
+        half = linear(covariance, weight)  # C W_q and C W_k, [B, d, 2 d]
+        squares = (weight * half).sum(dim=1) + x.shape[1] * center.squeeze(1).square()
+        query_weight = weight.unflatten(1, (2, self.heads, -1))[:, 0].permute(1, 2, 0)  # [h, d/h, d]
+        half_key = half.unflatten(2, (2, self.heads, -1))[:, :, 1].transpose(1, 2)  # [B, h, d, d/h]
+        query, key = center.unflatten(2, (2, self.heads, -1))[:, 0].unbind(1)  # [B, h, d/h]
+        inner = query_weight @ half_key + x.shape[1] * query[..., None] * key[..., None, :]
+        return inner, squares.clamp(min=0).sqrt()
+
+    def _mixing(self, inner: Tensor, norms: Tensor) -> Tensor:
+        """Q^T K and norms -> [B, d, d], the matrix from values to what is added to the tokens."""
+        if self.normalize:
+            query, key = norms.clamp(min=_EPSILON).unflatten(1, (2, self.heads, -1)).unbind(1)
+            inner = inner / query[..., None] / key[..., None, :]
+        if self.temperature is not None:
+            inner = inner * self.temperature
+        weights = inner.softmax(dim=-1).to(self.output_weight.dtype)
+        return (weights.mT @ self.output_weight.unflatten(0, (self.heads, -1))).flatten(1, 2)
+
+
+def covariance_crossover(width: int, heads: int) -> int:
+    """Tokens from which on the covariance form takes fewer multiplications: N > d (3 + 1/h) / (2 + 1/h)."""
+    return int(width * (3 + 1 / heads) / (2 + 1 / heads)) + 1
+
+
+class InferenceLocalInteraction(nn.Module):
+    """LPI with its batch norm folded into the second convolution.
+
+    The batch norm stands before the zero padding: its shift is missing there, so the taps that would have carried it
+    are taken back from the tokens of the border.
+    """
+
+    def __init__(self, local: LocalPatchInteraction, norm: nn.LayerNorm, scale: Tensor) -> None:
+        super().__init__()
+        self.norm = norm
+        assert local.convolution1.bias is not None and local.convolution2.bias is not None
+        factor, shift = _batch_norm(local.norm)
+        weight = local.convolution2.weight.double() * scale.double()[:, None, None, None]
+        taps = weight.squeeze(1) * shift[:, None, None]  # [d, 3, 3]
+        bias = local.convolution2.bias * scale.double() + taps.sum(dim=(1, 2))
+        like = local.convolution1.weight
+        self.weight1 = nn.Buffer(like.clone())
+        self.bias1 = nn.Buffer(local.convolution1.bias.clone())
+        self.weight2 = nn.Buffer((weight * factor[:, None, None, None]).to(like))
+        self.bias2 = nn.Buffer(bias.to(like))
+        edges = torch.stack([taps[:, 0].sum(1), taps[:, 2].sum(1), taps[:, :, 0].sum(1), taps[:, :, 2].sum(1)])
+        self.edges = nn.Buffer(edges.to(like))  # top, bottom, left, right
+        self.corners = nn.Buffer(taps[:, ::2, ::2].flatten(1).mT.to(like))  # row by row
+
+    def forward(self, tokens: Tensor, grid: tuple[int, int]) -> None:
+        """Adds the branch to tokens [B, h * w, d] for a grid (h, w)."""
+        images_at_once = max(1, _tokens_at_once(tokens) // tokens.shape[1])
+        for part in tokens.view(len(tokens), *grid, -1).split(images_at_once):
+            channels_last = self.norm(part).permute(0, 3, 1, 2)
+            inside = convolve_gelu(channels_last, self.weight1, self.bias1, 1, (1, 1), len(self.weight1))
+            self._add_second_convolution_(part.permute(0, 3, 1, 2), inside)
+            for edge, taps in zip((part[:, 0], part[:, -1], part[:, :, 0], part[:, :, -1]), self.edges, strict=True):
+                edge -= taps
+            corners = (part[:, 0, 0], part[:, 0, -1], part[:, -1, 0], part[:, -1, -1])
+            for corner, tap in zip(corners, self.corners, strict=True):  # taken back twice
+                corner += tap
+
+    def _add_second_convolution_(self, picture: Tensor, inside: Tensor) -> None:
+        if _fused(inside):
+            torch.ops.mkldnn._convolution_pointwise_.binary(
+                picture, inside, self.weight2, self.bias2, *[[1, 1]] * 3, len(self.weight2), "add", None, None, [], None
+            )
+        else:
+            picture += F.conv2d(inside, self.weight2, self.bias2, padding=1, groups=len(self.weight2))
+
+
+class InferenceFeedForward(nn.Module):
+    """The feed-forward branch, some tokens at a time: the hidden layer of all is a block's largest tensor."""
+
+    def __init__(self, feed_forward: FeedForward, scale: Tensor) -> None:
+        super().__init__()
+        self.weight1 = nn.Buffer(feed_forward.expand.weight.mT.contiguous())
+        self.bias1 = nn.Buffer(feed_forward.expand.bias.clone())
+        self.weight2 = nn.Buffer(_scaled(feed_forward.contract.weight.mT, scale))
+        self.bias2 = nn.Buffer(_scaled(feed_forward.contract.bias, scale))
+
+    def branch(self, x: Tensor, residual: Tensor) -> Tensor:
+        """x [..., d] through both layers, plus residual [..., d]."""
+        return linear(linear_gelu(x, self.weight1, self.bias1), self.weight2, self.bias2, residual)
+
+    def forward(self, tokens: Tensor, norm: nn.LayerNorm) -> None:
+        """Adds the branch of the normalised tokens to tokens [B, N, d]."""
+        for part in tokens.flatten(0, 1).split(_tokens_at_once(tokens)):
+            part.copy_(self.branch(norm(part), part))
+
+
+class InferencePatches(nn.Module):
+    """Convolutional patches with their batch norms folded, a band of the picture at a time."""
+
+    def __init__(self, patches: ConvolutionalPatches) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(_FoldedConvolution(*stage) for stage in patches if isinstance(stage, nn.Sequential))
+
+    def forward(self, images: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """[B, C, H, W] -> pieces of the grid, the first row of each and its tokens [B, rows, w, d]."""
+        heights = [images.shape[2]]
+        for _ in self.stages:
+            heights.append(-(-heights[-1] // 2))
+        width = -(-images.shape[3] // 2 ** len(self.stages))
+        rows = max(1, _tokens_at_once(images) // (len(images) * width))
+        for top in range(0, heights[-1], rows):
+            yield top, self._band(images, heights, top, min(top + rows, heights[-1])).permute(0, 2, 3, 1)
+
+    def _band(self, images: Tensor, heights: list[int], top: int, bottom: int) -> Tensor:
+        """The rows [top, bottom) of the grid, as if the whole picture had been there: [B, d, rows, w]."""
+        spans = [(top, bottom)]  # the rows of each stage that the next one needs, the padding included
+        for height in heights[-2::-1]:
+            spans.insert(0, (2 * max(spans[0][0], 0) - 1, 2 * min(spans[0][1], -(-height // 2))))
+        x = images[:, :, max(spans[0][0], 0) : spans[0][1]].contiguous(memory_format=torch.channels_last)
+        for stage, (first, last), height in zip(self.stages, spans[:-1], heights[:-1], strict=True):
+            above, below = int(first < 0), int(last > height)
+            if above or below:
+                x = F.pad(x, (0, 0, above, below))
+            x = stage(x, activate=stage is not self.stages[-1])
+        return x
+
+
+class _FoldedConvolution(nn.Module):
+    """A 3x3 convolution of stride 2 with the batch norm after it; the rows come with their padding."""
+
+    def __init__(self, convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        factor, shift = _batch_norm(norm)
+        weight = (convolution.weight * factor[:, None, None, None]).to(convolution.weight)
+        self.weight = nn.Buffer(weight.contiguous(memory_format=torch.channels_last))
+        self.bias = nn.Buffer(shift.to(weight))
+
+    def forward(self, x: Tensor, activate: bool) -> Tensor:
+        if activate:
+            return convolve_gelu(x, self.weight, self.bias, 2, (0, 1), 1)
+        return F.conv2d(x, self.weight, self.bias, 2, (0, 1))
+
+
+class InferenceClassAttention(nn.Module):
+    """A class attention block that computes what the class token needs, and the patches only where a block follows.
+
+    With a single query, keys and values need not exist: q . (W_k x + b) = (W_k^T q) . x + a constant that the softmax
+    ignores, and sum_n a_n (W_v x_n + b) = W_v (sum_n a_n x_n) + b. So 2 N d h multiplications instead of 2 N d^2.
+    """
+
+    def __init__(self, block: ClassAttentionBlock) -> None:
+        super().__init__()
+        self.normalize_patches = block.normalize_patches
+        self.attention_norm, self.feed_forward_norm = block.attention_norm, block.feed_forward_norm
+        attention = block.attention
+        self.heads = attention.heads
+        self.query, self.projection = attention.query, attention.projection
+        key, value = attention.key_value.weight.chunk(2)
+        self.key_weight = nn.Buffer(key.unflatten(0, (self.heads, -1)).clone())  # [h, d/h, d]
+        self.value_weight = nn.Buffer(value.unflatten(0, (self.heads, -1)).mT.contiguous())  # [h, d, d/h]
+        self.value_bias = nn.Buffer(attention.key_value.bias.chunk(2)[1].clone())
+        self.attention_scale = nn.Buffer(block.attention_scale.clone())
+        self.feed_forward = InferenceFeedForward(block.feed_forward, block.feed_forward_scale)
+
+    def forward(self, class_token: Tensor, patches: Tensor, last: bool) -> tuple[Tensor, Tensor]:
+        """Class token [B, 1, d] and patches [B, N, d] -> both leaving the block, patches unchanged in the last."""
+        normed_class, normed = self.attention_norm(class_token), self.attention_norm(patches)
+        class_token = class_token + self.attention_scale * self._gather(normed_class, normed)
+        class_token = self.feed_forward_norm(class_token)
+        class_token = self.feed_forward.branch(class_token, class_token)
+        if not last:
+            patches = torch.addcmul(patches, self.attention_scale, normed)
+            patches = 2 * (self.feed_forward_norm(patches) if self.normalize_patches else patches)
+        return class_token, patches
+
+    def _gather(self, class_token: Tensor, patches: Tensor) -> Tensor:
+        query = self.query(class_token).unflatten(2, (self.heads, -1)).transpose(1, 2)  # [B, h, 1, d/h]
+        query = (query @ self.key_weight).squeeze(2) * self.key_weight.shape[1] ** -0.5  # [B, h, d]
+        scores = torch.cat([query @ class_token.mT, query @ patches.mT], dim=2).softmax(dim=2)  # [B, h, 1 + N]
+        mixed = scores[:, :, :1] * class_token + scores[:, :, 1:] @ patches  # [B, h, d]
+        values = (mixed.unsqueeze(2) @ self.value_weight).flatten(1)[:, None]  # [B, 1, d]
+        return self.projection(values + self.value_bias)
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    """x, in float32 where it has fewer bits."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _scaled(tensor: Tensor, scale: Tensor) -> Tensor:
+    """A weight [i, o] or bias [o] times LayerScale [o], contiguous."""
+    return (tensor.double() * scale.double()).to(tensor).contiguous()
+
+
+def _batch_norm(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """A batch norm in evaluation as factor and shift, [d] each, float64."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    factor = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    return factor, (norm.bias.double() - norm.running_mean.double() * factor)
