@@ -56,7 +56,7 @@ def image_files(inputs: Sequence[str]) -> list[Path]:
             files += list_images(Path(name))
         elif Path(name).exists():
             files.append(Path(name))
-        elif matches := sorted(glob.glob(name, recursive=True)):
+        elif matches := sorted(glob.glob(name, recursive=True)):  # noqa: PTH207, Path.glob refuses absolute patterns
             files += map(Path, matches)
         else:
             raise FileError(f"There is no file {name}; name files, folders, quoted patterns, or - for a list on stdin.")

@@ -57,7 +57,7 @@ def _version() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns its exit status: 0, 1 for an error that it has named, 2 for a command not understood."""
+    """Runs one command and gives its exit status: 0, 1 for an error that it has named, 2 for a wrong command."""
     parser = build_parser()
     arguments, fields = parser.parse_known_args(argv)
     if arguments.version:

@@ -10,7 +10,7 @@ def add_verbs(verbs: Any) -> None:
     """Adds the verbs of this file to the command line."""
     models = verbs.add_parser("models", help="list the networks, or the published weights")
     models.add_argument("pattern", nargs="?", default="*", help="for example 'xcit_small*'")
-    models.add_argument("--weights", action="store_true", help="list published weights instead: name, top-1, licence")
+    models.add_argument("--weights", action="store_true", help="list published weights instead: name, score, licence")
     models.set_defaults(run=run_models)
 
     export = verbs.add_parser("export", help="write a network as ONNX, torch.export program or safetensors")
@@ -25,10 +25,10 @@ def run_models(arguments: argparse.Namespace) -> int:
 
     if arguments.weights:
         rows = [
-            (entry.name, f"{entry.top1:.1f}" if entry.top1 is not None else "", entry.licence)
-            for entry in map(weights.published, weights.list_weights(arguments.pattern))
+            (entry.name, entry.metric, "" if entry.score is None else f"{entry.score:.1f}", entry.licence)
+            for entry in map(weights.find_weights, weights.list_weights(arguments.pattern))
         ]
-        print_table(("weights", "ImageNet top-1 (%)", "licence"), rows)
+        print_table(("weights", "measure", "published (%)", "licence"), rows)
     else:
         print("\n".join(weights.list_models(arguments.pattern)))
     return 0

@@ -32,9 +32,7 @@ def add_verbs(verbs: Any) -> None:
     evaluate.add_argument("--data", required=True, type=Path, help="class folders, a list file or tars")
     evaluate.add_argument("--sizes", type=int, nargs="+", metavar="PIXELS", help=SIZES_HELP)
     evaluate.add_argument("--batch-size", type=int, default=64, metavar="N")
-    evaluate.add_argument(
-        "--skip-corrupt", action="store_true", help="leave out files that cannot be read, and count them"
-    )
+    evaluate.add_argument("--skip-corrupt", action="store_true", help="leave out and count unreadable files")
     evaluate.add_argument("--confusion", type=Path, metavar="FILE", help="write the confusion matrix as .csv or .png")
     evaluate.add_argument("--plot", type=Path, metavar="FILE.png", help="draw accuracy against resolution (Figure 3.3)")
     evaluate.add_argument("--json", action="store_true", help="one JSON object per model and resolution")
@@ -75,7 +73,8 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     from vitrail.recognize.evaluate import evaluate_at, plot_resolutions, write_confusion
 
     loader = LoaderConfig(on_corrupt="skip" if arguments.skip_corrupt else "stop")
-    rows, curves = [], {}
+    rows: list[tuple[str, ...]] = []
+    curves: dict[str, list[tuple[int, float]]] = {}
     for name in arguments.model:
         classifier = load_classifier(argparse.Namespace(model=name, device=arguments.device))
         for size in arguments.sizes or [classifier.transform.size]:

@@ -7,15 +7,27 @@ from torch import Tensor
 
 
 class LabelledImage(NamedTuple):
-    """A sample, or a batch of them.
+    """A sample.
 
     Attributes:
-        image: [3, H, W]; [B, 3, H, W] in a batch.
-        label: the number of the class; [B], int64, in a batch.
+        image: [3, H, W].
+        label: the number of the class.
     """
 
     image: Tensor
     label: int
+
+
+class LabelledImages(NamedTuple):
+    """A batch of labelled images, as `default_collate` makes it of samples.
+
+    Attributes:
+        image: [B, 3, H, W].
+        label: [B], int64.
+    """
+
+    image: Tensor
+    label: Tensor
 
 
 class UnlabelledImage(NamedTuple):

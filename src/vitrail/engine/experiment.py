@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 
 from vitrail.data.loader import Dataset, LoaderConfig
 from vitrail.engine.task import Task
+from vitrail.errors import VitrailError
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,15 @@ class Loop:
     mode: Literal["max", "min"] = "max"
     """Whether the monitored metric is to be large or small."""
 
+    def __post_init__(self) -> None:
+        positive = ("epochs", "batch_size", "accumulate", "nodes", "log_every", "evaluate_every", "checkpoint_every")
+        optional = [name for name in ("steps", "keep_every") if getattr(self, name) is not None]
+        for name in (*positive, *optional):
+            if getattr(self, name) <= 0:
+                raise VitrailError(f"The loop's {name} is {getattr(self, name)}; it must be above zero.")
+        if self.ema is not None and not 0 <= self.ema < 1:
+            raise VitrailError(f"The loop's ema is {self.ema}; a decay must be in [0, 1).")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
@@ -60,6 +70,8 @@ class Experiment:
     """Length, batch, devices, logging, checkpoints."""
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     """Workers, repeated augmentation, corrupt files."""
+    weights: str | None = None
+    """Weights to start from: a published name or a file; a head for another number of classes is left out."""
 
     def prepared(self) -> Self:
         """The experiment with what must be read from the data filled in (class names); called once, before training.

@@ -6,7 +6,7 @@ from typing import Any, Protocol, Self
 class Metric(Protocol):
     """Gathers outputs batch by batch, on the CPU, and merges with the same metric of another process."""
 
-    def update(self, **outputs: Any) -> None:
+    def update(self, *args: Any, **outputs: Any) -> None:
         """Adds one batch: the outputs of a task's "evaluate" phase, by name."""
 
     def merge(self, other: Self) -> None:

@@ -65,6 +65,6 @@ def train(experiment: "Experiment", folder: Path, resume: bool = False) -> "Resu
 
     def initialize(task: "Task") -> None:
         if experiment.weights:
-            load_weights(task.backbone, experiment.weights, head="auto")
+            load_weights(task.get_submodule("backbone"), experiment.weights, head="auto")
 
     return fit(experiment, folder, resume=resume, initialize=initialize)

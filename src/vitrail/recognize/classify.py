@@ -10,14 +10,16 @@ from typing import NamedTuple, Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from vitrail.backbones import BackboneConfig
 from vitrail.backbones.xcit import XCiTConfig
 from vitrail.data.augmentation import EvalTransform, Mixing, TrainTransform
 from vitrail.data.corrupt import CorruptSample
-from vitrail.data.datasets import ImageData, LabelledImage
+from vitrail.data.datasets import ImageData, ImageFiles
 from vitrail.data.images import read_image
+from vitrail.data.loader import Dataset
+from vitrail.data.samples import LabelledImages
+from vitrail.data.tars import TarImages
 from vitrail.engine.experiment import Experiment
 from vitrail.engine.optim import OptimizerConfig, build_optimizer
 from vitrail.engine.task import Phase, Task
@@ -32,8 +34,8 @@ class Classification(Experiment):
 
     data: ImageData
     """Training images."""
-    validation: ImageData | None = None
-    """Images to evaluate on while training."""
+    validation: Path | None = None
+    """Images to evaluate on while training: folders, a list or tars, read as the training images are."""
     backbone: BackboneConfig = field(default_factory=XCiTConfig)
     """The network."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -42,8 +44,8 @@ class Classification(Experiment):
     """Augmentation of a training image."""
     eval_transform: EvalTransform = field(default_factory=EvalTransform)
     """Preparation of an image to classify."""
-    mixing: Mixing | None = field(default_factory=Mixing)
-    """Mixup and cutmix."""
+    mixing: Mixing = field(default_factory=Mixing)
+    """Mixup and CutMix."""
     label_smoothing: float = 0.1
     """Share of the label spread over all classes."""
     teacher: str | None = None
@@ -59,13 +61,16 @@ class Classification(Experiment):
         """The network, its losses and metrics, with fresh weights."""
         return ClassificationTask(self)
 
-    def train_dataset(self) -> Dataset[LabelledImage]:
+    def train_dataset(self) -> ImageFiles | TarImages:
         """The training images, augmented."""
         return self.data.open(self.train_transform.build())
 
-    def validation_dataset(self) -> Dataset[LabelledImage] | None:
+    def validation_dataset(self) -> Dataset | None:
         """The validation images, prepared as for use."""
-        return self.validation.open(self.eval_transform.build(), classes=self.classes) if self.validation else None
+        if self.validation is None:
+            return None
+        data = replace(self.data, root=self.validation, list=None)
+        return data.open(self.eval_transform.build(), self.classes)
 
 
 class ClassificationTask(Task):
@@ -79,6 +84,7 @@ class ClassificationTask(Task):
             )
         self.experiment = experiment
         self.backbone = experiment.backbone.build(len(experiment.classes))
+        self.mix = experiment.mixing.build(len(experiment.classes))
         # In a tuple, for it belongs neither into checkpoints nor among the parameters.
         self._teacher: tuple[Teacher, ...] = ()
 
@@ -91,13 +97,11 @@ class ClassificationTask(Task):
             self._teacher = (teacher.to(next(self.parameters()).device),)
         return {"train": Phase(build_optimizer(config, self.backbone), config)}
 
-    def forward(self, batch: LabelledImage, phase: str) -> dict[str, Tensor]:
+    def forward(self, batch: LabelledImages, phase: str) -> dict[str, Tensor]:
         """The loss of a training batch, or the logits and labels of an evaluation batch."""
         if phase == "evaluate":
             return {"logits": self.backbone(batch.image).float(), "labels": batch.label}
-        images, labels = batch.image, batch.label
-        if self.experiment.mixing:
-            images, labels = self.experiment.mixing.mix(images, labels, len(self.experiment.classes or ()))
+        images, labels = self.mix(batch.image, batch.label)
         logits, distilled = self._logits(images)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.experiment.label_smoothing)
         if not self._teacher:

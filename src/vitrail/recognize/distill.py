@@ -21,6 +21,9 @@ class Teacher(nn.Module):
             pictures are normalised anew, since a teacher that sees the wrong range is silently wrong.
     """
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, network: nn.Module, student: Statistics, teacher: Statistics) -> None:
         super().__init__()
         self.network = network.eval().requires_grad_(False)

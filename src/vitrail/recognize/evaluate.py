@@ -1,7 +1,7 @@
 """The score of a classifier: at several test resolutions (Figure 3.3, Table 3.4), and class by class."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def evaluate_at(
     return Evaluation(size, metric, batches.corrupt)
 
 
-def plot_resolutions(curves: dict[str, Sequence[tuple[int, float]]], path: str | Path) -> None:
+def plot_resolutions(curves: Mapping[str, Sequence[tuple[int, float]]], path: str | Path) -> None:
     """Writes top-1 accuracy against test resolution, one curve per model, as in Figure 3.3.
 
     Args:

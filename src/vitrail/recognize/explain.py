@@ -11,6 +11,7 @@ from torch import Tensor
 from vitrail.backbones.xcit import XCiT
 from vitrail.data.images import read_image
 from vitrail.errors import VitrailError
+from vitrail.layers.blocks import ClassAttentionBlock, XCiTBlock
 from vitrail.plots import new_figure, save_figure
 from vitrail.recognize.classify import Classifier
 
@@ -41,6 +42,7 @@ def class_attention(model: XCiT, images: Tensor, block: int = -1) -> Tensor:
     chosen = blocks[block]
     for earlier in blocks[: blocks.index(chosen)]:
         tokens = earlier(tokens)
+    assert isinstance(chosen, ClassAttentionBlock)
     weights = chosen.attention.weights(chosen.attention_norm(tokens))
     return weights[:, :, 1:].unflatten(2, features.grid)
 
@@ -70,6 +72,7 @@ def query_key_norms(model: XCiT, images: Tensor, layer: int = -1) -> tuple[Tenso
     chosen = blocks[layer]
     for earlier in blocks[: blocks.index(chosen)]:
         tokens = earlier(tokens, grid)
+    assert isinstance(chosen, XCiTBlock) and chosen.attention
     query, key, _ = chosen.attention.queries_keys_values(chosen.attention_norm(tokens))  # [B, heads, d / heads, N]
     query_norm, key_norm = (F.normalize(x, dim=-1).flatten(1, 2).norm(dim=1).unflatten(1, grid) for x in (query, key))
     return query_norm, key_norm
