@@ -188,7 +188,7 @@ class ViT(nn.Module):
         return self.head(class_token), self.head_distillation(distillation_token)
 
     def forward(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] -> logits [B, num_classes]; the mean of both heads where there is a distillation token."""
+        """[B, 3, H, W] -> logits [B, num_classes]; with a distillation token the mean of what both tokens give."""
         if self.head_distillation is None:
             return self.head(self.forward_features(images).class_token)
         logits, distilled = self.distilled_logits(images)

@@ -142,7 +142,7 @@ class XCiT(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that weight decay leaves alone, besides vectors."""
-        return {"class_token"} | {name for name, _ in self.named_parameters() if name.endswith("temperature")}
+        return {name for name, _ in self.named_parameters() if name.endswith(("class_token", "temperature"))}
 
     @property
     def layer_count(self) -> int:
