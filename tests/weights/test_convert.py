@@ -1,14 +1,18 @@
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import timm
 import torch
+import torchvision
 from safetensors.torch import save_file
 
+from vitrail.backbones.resnet import ResNetConfig
+from vitrail.backbones.vit import VITS, ViTConfig
 from vitrail.backbones.xcit import XCITS, XCiTConfig
 from vitrail.errors import FileError
 from vitrail.weights.convert import find_backbone, load_backbone, read_tensors, to_timm
@@ -48,7 +52,7 @@ def assert_same_as_timm(ours, theirs, images):
 def test_every_xcit_is_timms(name, fill):
     """Two blocks instead of all, for time; `test_every_whole_xcit_is_timms` takes all."""
     theirs = fill(timm_xcit(f"{name}_224", depth=2, num_classes=11))
-    config = XCITS[name].__class__(**{**XCITS[name].__dict__, "depth": 2})
+    config = replace(XCITS[name], depth=2)
     ours = config.build(11).eval()
     report = load_backbone(ours, find_backbone(theirs.state_dict()))
     assert (report.layout, report.left_aside, report.fresh) == ("timm XCiT", (), ())
@@ -63,6 +67,97 @@ def test_every_whole_xcit_is_timms(name, fill):
     ours = XCITS[name].build(1000).eval()
     load_backbone(ours, find_backbone(theirs.state_dict()))
     assert_same_as_timm(ours, theirs, torch.randn(1, 3, 90, 64, generator=torch.Generator().manual_seed(1)))
+
+
+@pytest.mark.parametrize("name", VITS)
+def test_every_vit_is_timms(name, fill):
+    """One block, and positions of a small picture of odd proportions, for time."""
+    theirs = fill(timm.create_model(name, depth=1, num_classes=11, dynamic_img_size=True, dynamic_img_pad=True))
+    ours = replace(VITS[name], depth=1).build(11).eval()
+    report = load_backbone(ours, find_backbone(theirs.state_dict()))
+    assert (report.layout, report.left_aside, report.fresh) == ("timm ViT", (), ())
+    images = torch.randn(2, 3, 70, 96, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        expected, tokens = theirs(images), theirs.forward_features(images)
+        actual, features = ours(images), ours.forward_features(images)
+    leading = theirs.num_prefix_tokens
+    assert (actual - expected).abs().max() <= 1e-4 * expected.abs().max()
+    assert (features.class_token - tokens[:, 0]).abs().max() <= 1e-4 * tokens.abs().max()
+    assert (features.patches - tokens[:, leading:]).abs().max() <= 1e-4 * tokens.abs().max()
+    again = to_timm(ours)
+    assert again.keys() == theirs.state_dict().keys()
+    assert all(torch.equal(again[key], tensor) for key, tensor in theirs.state_dict().items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in VITS if name.startswith("deit")])
+def test_every_whole_deit_is_timms(name, fill):
+    theirs = fill(timm.create_model(name))
+    ours = VITS[name].build(1000).eval()
+    load_backbone(ours, find_backbone(theirs.state_dict()))
+    images = torch.randn(1, 3, ours.config.image_size, ours.config.image_size)
+    with torch.inference_mode():
+        expected = theirs(images)
+        assert (ours(images) - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+def small_timm_vit(**options):
+    options = {"embed_dim": 32, "num_heads": 2, "depth": 2, "img_size": 64, "num_classes": 7} | options
+    return timm.create_model("vit_small_patch16_224", **options)
+
+
+SMALL_VIT = ViTConfig(width=32, heads=2, depth=2, image_size=64)
+
+
+def test_mean_pooled_and_scaled_vit(fill):
+    theirs = fill(small_timm_vit(global_pool="avg", init_values=0.1))
+    ours = replace(SMALL_VIT, pooling="mean", layer_scale=0.1).build(7).eval()
+    load_backbone(ours, find_backbone(theirs.state_dict()))
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        assert (ours(images) - theirs(images)).abs().max() <= 1e-5
+    assert to_timm(ours).keys() == theirs.state_dict().keys()
+
+
+@pytest.mark.parametrize("distilled", [False, True])
+def test_learned_positions_are_resampled_for_another_grid(distilled, fill):
+    name = "deit_small_distilled_patch16_224" if distilled else "vit_small_patch16_224"
+    sizes = {"embed_dim": 32, "num_heads": 2, "depth": 1, "num_classes": 7}
+    theirs = fill(timm.create_model(name, img_size=64, **sizes))
+    larger = timm.create_model(name, img_size=96, **sizes).eval()
+    checkpoint_filter = timm.models.vision_transformer.checkpoint_filter_fn
+    larger.load_state_dict(checkpoint_filter(dict(theirs.state_dict()), larger))
+    ours = replace(SMALL_VIT, depth=1, image_size=96, distillation_token=distilled).build(7).eval()
+    load_backbone(ours, find_backbone(theirs.state_dict()))
+    assert torch.equal(ours.positions.table, larger.pos_embed)
+    images = torch.randn(1, 3, 96, 96)
+    with torch.inference_mode():
+        assert (ours(images) - larger(images)).abs().max() <= 1e-5
+    with pytest.raises(FileError, match=r"positions.table is \[1, 7, 32\] there and \[1, 3\d, 32\] in the model"):
+        load_backbone(ours, find_backbone(theirs.state_dict() | {"pos_embed": torch.zeros(1, 7, 32)}))
+
+
+def test_distilled_heads_are_skipped_together(fill):
+    sizes = {"embed_dim": 32, "num_heads": 2, "depth": 2, "img_size": 64, "num_classes": 7}
+    backbone = find_backbone(timm.create_model("deit_small_distilled_patch16_224", **sizes).state_dict())
+    model = replace(SMALL_VIT, distillation_token=True).build(3)
+    assert len(load_backbone(model, backbone, "auto").fresh) == 4
+    assert torch.equal(model.distillation_token, backbone.state["distillation_token"])
+    with pytest.raises(FileError, match=r"has no place for its dist_token, head_dist.weight, head_dist.bias\.$"):
+        load_backbone(SMALL_VIT.build(7), backbone)
+
+
+def test_resnet_is_torchvisions(fill):
+    theirs = fill(torchvision.models.resnet18(num_classes=7))
+    ours = ResNetConfig(18).build(7).eval()
+    assert load_backbone(ours, find_backbone(theirs.state_dict())).layout == "torchvision ResNet"
+    images = torch.randn(1, 3, 64, 48)
+    with torch.inference_mode():
+        assert (ours(images) - theirs(images)).abs().max() <= 1e-5
+    again = ResNetConfig(18).build(7)
+    prefixed = {f"model.backbone.{key}": tensor for key, tensor in ours.state_dict().items()}
+    assert load_backbone(again, find_backbone(prefixed)).layout == "Vitrail"
+    assert all(torch.equal(again.state_dict()[key], tensor) for key, tensor in ours.state_dict().items())
 
 
 @pytest.mark.shared
@@ -225,8 +320,8 @@ def test_files_that_are_not_weights(tmp_path):
         with pytest.raises(FileError, match=f"{name} is not a readable file of weights") as caught:
             read_tensors(tmp_path / name)
         assert "\n" not in str(caught.value)
-    with pytest.raises(FileError, match=r"holds no XCiT or ViT in a known layout .* its keys are conv1.weight, "):
-        find_backbone(timm.create_model("resnet18").state_dict())
+    with pytest.raises(FileError, match=r"holds no backbone in a known layout .* its keys are features.0.0.weight, "):
+        find_backbone(torchvision.models.mobilenet_v2().state_dict())
 
 
 def test_files_that_would_run_programs_are_refused(tmp_path):

@@ -1,14 +1,15 @@
 """Other people's state dicts into our modules, and ours into timm's.
 
-Four layouts are known by their keys: the official XCiT files, timm's XCiT, timm's and DeiT's ViT, and our own. They
-may lie at any depth of a file: bare, under `model`, `state_dict` or `teacher`, with `module.` or `backbone.` before
-every key, or as the backbone of a detector, a segmenter or one of our training checkpoints.
+Five layouts are known by their keys: the official XCiT files, timm's XCiT, timm's and DeiT's ViT, torchvision's ResNet,
+and our own. They may lie at any depth of a file: bare, under `model`, `state_dict` or `teacher`, with `module.` or
+`backbone.` before every key, or as the backbone of a detector, a segmenter or one of our training checkpoints.
 """
 
 import argparse
+import math
 import pickle
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,38 +18,53 @@ import safetensors
 import torch
 from torch import Tensor, nn
 
+from vitrail.backbones.vit import ViT
+from vitrail.backbones.xcit import XCiT
 from vitrail.errors import FileError
+from vitrail.layers.positions import LearnedPositions, resample_positions
 
 Head = Literal["load", "skip", "auto"]
 
 # Pieces of keys, theirs and ours; whole pieces between dots are replaced, the longest that fits first.
-_TIMM_TO_OURS = {
+_BOTH = {
     "patch_embed.proj": "patches",
-    "pos_embed.token_projection": "positions.projection",
     "cls_token": "class_token",
-    "cls_attn_blocks": "class_blocks",
     "norm1": "attention_norm",
     "norm2": "feed_forward_norm",
-    "norm3": "local_norm",
-    "gamma1": "attention_scale",
-    "gamma2": "feed_forward_scale",
-    "gamma3": "local_scale",
     "attn": "attention",
     "qkv": "query_key_value",
-    "q": "query",
     "proj": "projection",
-    "local_mp": "local",
-    "local_mp.bn": "local.norm",
-    "conv1": "convolution1",
-    "conv2": "convolution2",
     "mlp": "feed_forward",
     "fc1": "expand",
     "fc2": "contract",
 }
-_OURS_TO_TIMM = {ours: timm for timm, ours in _TIMM_TO_OURS.items()}
+_XCIT = _BOTH | {
+    "pos_embed.token_projection": "positions.projection",
+    "cls_attn_blocks": "class_blocks",
+    "norm3": "local_norm",
+    "gamma1": "attention_scale",
+    "gamma2": "feed_forward_scale",
+    "gamma3": "local_scale",
+    "q": "query",
+    "local_mp": "local",
+    "local_mp.bn": "local.norm",
+    "conv1": "convolution1",
+    "conv2": "convolution2",
+}
+_VIT = _BOTH | {
+    "pos_embed": "positions.table",
+    "dist_token": "distillation_token",
+    "head_dist": "head_distillation",
+    "ls1.gamma": "attention_scale",
+    "ls2.gamma": "feed_forward_scale",
+}
+_MEAN_POOLED_VIT = _VIT | {"fc_norm": "norm"}  # timm has the norm after the mean under another name
 
-# The first weight that a picture meets tells where in a file a backbone lies, and in whose layout.
-_FIRST_WEIGHT = re.compile(r"(?P<prefix>(?:.*\.)?)(?P<name>patch_embed\.proj|patches)(?:\.0\.0)?\.weight")
+# A weight that pictures meet early tells where in a file a backbone lies, and in whose layout.
+_FIRST_WEIGHT = re.compile(
+    r"(?P<prefix>(?:.*?\.)?)"
+    r"(?:(?P<ours>patches|network\.layer1\.0\.conv1)|(?P<theirs>patch_embed\.proj|layer1\.0\.conv1))(?:\.0\.0)?\.weight"
+)
 
 _CLASS_ATTENTION = re.compile(r"(class_blocks\.\d+\.attention)\.(query_key_value|query|k|v)\.(weight|bias)")
 
@@ -66,8 +82,8 @@ class LoadReport:
 
 
 @dataclass(frozen=True)
-class Backbone:
-    """A backbone found in a file."""
+class BackboneWeights:
+    """The weights of one backbone, as found in a file."""
 
     state: dict[str, Tensor]
     """Our keys -> tensors."""
@@ -118,7 +134,7 @@ def _flatten(value: Any, name: str = "") -> Iterable[tuple[str, Tensor]]:
             yield from _flatten(item, f"{name}.{key}" if name else str(key))
 
 
-def find_backbone(tensors: Mapping[str, Tensor], where: str = "the state dict") -> Backbone:
+def find_backbone(tensors: Mapping[str, Tensor], where: str = "the state dict") -> BackboneWeights:
     """The backbone among `tensors` under our keys; averaged weights (ema, teacher) before others.
 
     Raises:
@@ -127,42 +143,33 @@ def find_backbone(tensors: Mapping[str, Tensor], where: str = "the state dict") 
     found = [match for key in tensors if (match := _FIRST_WEIGHT.fullmatch(key))]
     if not found:
         raise FileError(
-            f"{where} holds no XCiT or ViT in a known layout (official, timm's or Vitrail's); "
+            f"{where} holds no backbone in a known layout (official XCiT, timm's, torchvision's ResNet or Vitrail's); "
             f"its keys are {_some(tensors) or 'none'}."
         )
     match = min(
-        found, key=lambda match: (not {"ema", "teacher"} & set(re.split(r"[._]", match["prefix"])), match.start("name"))
+        found, key=lambda match: (not {"ema", "teacher"} & set(re.split(r"[._]", match["prefix"])), match.end())
     )
-    prefix, ours = match["prefix"], match["name"] == "patches"
-    state: dict[str, Tensor] = {}
-    origin: dict[str, str] = {}
-    left_aside = []
-    for key, tensor in tensors.items():
-        name = key.removeprefix(prefix)
-        if not key.startswith(prefix) or re.match(r"fpn\d\.", name):  # the official detectors keep a pyramid there
-            left_aside.append(key)
-        else:
-            name = name if ours else _rename(name.replace("pos_embeder.", "pos_embed."), _TIMM_TO_OURS)
-            state[name], origin[name] = tensor, key
-    names = {key.removeprefix(prefix) for key in origin.values()}
-    if ours:
-        layout = "Vitrail"
-    elif "pos_embeder.token_projection.weight" in names:
-        layout = "official XCiT"
-    elif "pos_embed.token_projection.weight" in names:
-        layout = "timm XCiT"
-    else:
-        layout = "timm ViT"
-    return Backbone(*_split_class_attention(state, origin), tuple(left_aside), layout)
+    names = {
+        key: name
+        for key in tensors
+        if (name := key.removeprefix(match["prefix"])) != key or not match["prefix"]
+        if not re.match(r"fpn\d\.", name)  # the official detectors keep their pyramid inside the backbone
+    }
+    layout = "Vitrail" if match["ours"] else _layout(names.values())
+    translate = _TRANSLATIONS[layout]
+    origin = {translate(name): key for key, name in names.items()}
+    state = {name: tensors[key] for name, key in origin.items()}
+    left_aside = tuple(key for key in tensors if key not in names)
+    return BackboneWeights(*_split_class_attention(state, origin), left_aside, layout)
 
 
 def load_backbone(
-    model: nn.Module, backbone: Backbone, head: Head = "load", where: str = "the state dict"
+    model: nn.Module, backbone: BackboneWeights, head: Head = "load", where: str = "the state dict"
 ) -> LoadReport:
     """Fills `model` with all of `backbone`.
 
     Args:
-        model: an XCiT or a ViT.
+        model: an XCiT, a ViT or a ResNet.
         backbone: as `find_backbone` found it.
         head: "load"; "skip" to leave the model's own as it is, for other classes; "auto" to load it where it has the
             model's number of classes, and else to skip it.
@@ -178,15 +185,17 @@ def load_backbone(
         head = "load" if own is None or len(own) == backbone.num_classes else "skip"
     unused = {key for key in backbone.state if _without_use(key, wanted, head)}
     state = {key: tensor for key, tensor in backbone.state.items() if key not in unused}
-    fresh = {key for key in wanted if key.startswith("head.")} if head == "skip" else set()
+    fresh = {key for key in wanted if _is_head(key)} if head == "skip" else set()
     missing = [key for key in wanted if key not in state and key not in fresh]
     unexpected = [backbone.origin[key] for key in state if key not in wanted]
-    if missing and all(key.startswith("head.") for key in missing) and not unexpected:
+    if missing and all(map(_is_head, missing)) and not unexpected:
         raise FileError(f'{where} has no head; load it with head="skip", or into a model with num_classes=0.')
     if missing or unexpected:
         lacks = f"it lacks {_some(missing)}" if missing else ""
         extra = f"the model has no place for its {_some(unexpected)}" if unexpected else ""
         raise FileError(f"{where} ({backbone.layout}) is for another model: {'; '.join(filter(None, (lacks, extra)))}.")
+    if isinstance(positions := getattr(model, "positions", None), LearnedPositions):
+        state["positions.table"] = _fit_positions(state["positions.table"], positions)
     for key, tensor in state.items():
         if tensor.shape != wanted[key].shape:
             raise FileError(_shapes_differ(where, key, tensor, wanted[key]))
@@ -198,21 +207,44 @@ def load_backbone(
     )
 
 
-def to_timm(model: nn.Module) -> dict[str, Tensor]:
-    """The model's state dict in timm's layout; timm's model of the same name loads it with strict=True."""
+def to_timm(model: XCiT | ViT) -> dict[str, Tensor]:
+    """The state dict of an XCiT or ViT in timm's layout; timm's model of the same name loads it with strict=True.
+
+    Networks that timm does not have, with an efficient attention or a part left out, have no counterpart there.
+    """
+    vit = _MEAN_POOLED_VIT if isinstance(model, ViT) and model.config.pooling == "mean" else _VIT
+    table = {ours: timm for timm, ours in (_XCIT if isinstance(model, XCiT) else vit).items()}
     state = {}
     for key, tensor in model.state_dict().items():
         if re.fullmatch(r"class_blocks\.\d+\.attention\.key_value\.(weight|bias)", key):
             for letter, part in zip("kv", tensor.chunk(2), strict=True):
-                state[_rename(key.replace("key_value", letter), _OURS_TO_TIMM)] = part.clone()
+                state[_rename(key.replace("key_value", letter), table)] = part.clone()
         else:
-            state[_rename(key, _OURS_TO_TIMM)] = tensor
+            state[_rename(key, table)] = tensor
     return state
 
 
-def _rename(key: str, table: dict[str, str]) -> str:
+def _layout(names: Iterable[str]) -> str:
+    names = set(names)
+    if "pos_embeder.token_projection.weight" in names:
+        return "official XCiT"
+    if "pos_embed.token_projection.weight" in names:
+        return "timm XCiT"
+    return "timm ViT" if "patch_embed.proj.weight" in names else "torchvision ResNet"
+
+
+def _rename(name: str, table: dict[str, str]) -> str:
     pieces = "|".join(re.escape(piece) for piece in sorted(table, key=len, reverse=True))
-    return re.sub(rf"(?<![^.])(?:{pieces})(?![^.])", lambda match: table[match[0]], key)
+    return re.sub(rf"(?<![^.])(?:{pieces})(?![^.])", lambda match: table[match[0]], name)
+
+
+_TRANSLATIONS: dict[str, Callable[[str], str]] = {
+    "Vitrail": lambda name: name,
+    "official XCiT": lambda name: _rename(name.replace("pos_embeder.", "pos_embed."), _XCIT),
+    "timm XCiT": lambda name: _rename(name, _XCIT),
+    "timm ViT": lambda name: _rename(name, _MEAN_POOLED_VIT),
+    "torchvision ResNet": lambda name: name.replace("fc.", "head.") if name.startswith("fc.") else f"network.{name}",
+}
 
 
 def _split_class_attention(
@@ -241,14 +273,26 @@ def _split_class_attention(
 
 def _without_use(key: str, wanted: Mapping[str, Tensor], head: Head) -> bool:
     """Whether this key of a file belongs to a part that the model was built without, on purpose."""
-    if key.startswith("head."):
+    if _is_head(key):
         return head == "skip" or "head.weight" not in wanted
     dense = "class_token" not in wanted and "norm.weight" not in wanted
     return dense and key.split(".")[0] in ("class_token", "class_blocks", "norm")
 
 
+def _is_head(key: str) -> bool:
+    return key.startswith(("head.", "head_distillation."))
+
+
+def _fit_positions(table: Tensor, positions: LearnedPositions) -> Tensor:
+    """Learned positions of a square grid for the grid of the model, as timm does it."""
+    side = math.isqrt(max(table.shape[1] - positions.leading, 0))
+    if (side, side) == positions.grid or side * side + positions.leading != table.shape[1]:
+        return table
+    return resample_positions(table, positions.leading, (side, side), positions.grid)
+
+
 def _shapes_differ(where: str, key: str, tensor: Tensor, wanted: Tensor) -> str:
-    if key.startswith("head."):
+    if _is_head(key):
         return (
             f"{where} is for {len(tensor)} classes and the model for {len(wanted)}; build the model with "
             f'num_classes={len(tensor)}, or load it with head="skip" to train a new head.'

@@ -12,6 +12,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from vitrail.backbones.resnet import ResNet
+from vitrail.backbones.vit import ViT
+from vitrail.backbones.xcit import XCiT
 from vitrail.config import to_json
 from vitrail.errors import VitrailError
 from vitrail.files import atomic_path
@@ -48,6 +51,10 @@ def export(classifier: "Classifier", path: str | Path) -> None:
     }
     if path.suffix not in writers:
         raise VitrailError(f"Cannot export to {path}: its name must end in {', '.join(writers)}.")
+    if not isinstance(classifier.model, XCiT | ViT | ResNet):
+        raise VitrailError(
+            f"A {type(classifier.model).__name__} cannot be exported; export the network as it was loaded or trained."
+        )
     model = copy.deepcopy(classifier.model).cpu().float().eval().requires_grad_(False)
     metadata = {
         "backbone": to_json(model.config),
@@ -55,7 +62,15 @@ def export(classifier: "Classifier", path: str | Path) -> None:
         "transform": to_json(classifier.transform),
     }
     with atomic_path(path) as temporary:
-        writers[path.suffix](model, {METADATA: json.dumps(metadata)}, temporary)
+        try:
+            writers[path.suffix](model, {METADATA: json.dumps(metadata)}, temporary)
+        except VitrailError:
+            raise
+        except Exception as error:  # whatever the exporters raise where they do not know an operation or a size
+            raise VitrailError(
+                f"This network cannot be written to {path} ({type(error).__name__}: {str(error).splitlines()[0]}); "
+                "any network can be exported as .safetensors."
+            ) from error
 
 
 def _write_safetensors(model: nn.Module, metadata: dict[str, str], path: Path) -> None:
@@ -63,8 +78,10 @@ def _write_safetensors(model: nn.Module, metadata: dict[str, str], path: Path) -
 
 
 def _write_program(model: nn.Module, metadata: dict[str, str], path: Path) -> None:
-    torch.export.save(_trace(model), path, extra_files=dict(metadata))
-    _compare(model, cast("Callable[[Tensor], Tensor]", torch.export.load(path).module()), path)
+    with _known_warnings():
+        torch.export.save(_trace(model), path, extra_files=dict(metadata))
+        program = torch.export.load(path).module()
+    _compare(model, cast("Callable[[Tensor], Tensor]", program), path)
 
 
 def _write_onnx(model: nn.Module, metadata: dict[str, str], path: Path) -> None:
@@ -97,9 +114,11 @@ def _trace(model: nn.Module) -> torch.export.ExportedProgram:
 
 
 def _compare(model: nn.Module, exported: Callable[[Tensor], Tensor], path: Path) -> None:
+    """At the size the model was made for, and at others that are no multiples of its patches."""
     patch_size = cast("int", model.patch_size)
+    own = getattr(model.config, "image_size", 4 * patch_size)
     generator = torch.Generator().manual_seed(0)
-    for shape in ((1, 3, 2 * patch_size, 5 * patch_size), (3, 3, 5 * patch_size - 1, 3 * patch_size + 1)):
+    for shape in ((1, 3, own, own), (3, 3, 5 * patch_size - 1, 3 * patch_size + 1)):
         images = torch.randn(shape, generator=generator)
         expected = model(images)
         error = (exported(images) - expected).abs().max() / expected.abs().max()
@@ -112,7 +131,8 @@ def _compare(model: nn.Module, exported: Callable[[Tensor], Tensor], path: Path)
 
 @contextmanager
 def _known_warnings() -> Iterator[None]:
-    """torch 2.11's exporter walks into a deprecated class of its own."""
+    """torch 2.11 warns of its own deprecated class when it traces, and of its own read-only bytes when it loads."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+        warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
         yield

@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from vitrail.backbones.xcit import XCITS
+from vitrail.backbones import MODELS
+from vitrail.backbones.resnet import ResNet
+from vitrail.backbones.vit import ViT
+from vitrail.backbones.xcit import XCiT
 from vitrail.config import from_json
 from vitrail.errors import FileError, VitrailError
-from vitrail.weights.convert import Backbone, Head, LoadReport, find_backbone, load_backbone, read_tensors
+from vitrail.weights.convert import BackboneWeights, Head, LoadReport, find_backbone, load_backbone, read_tensors
 from vitrail.weights.download import fetch
 from vitrail.weights.export import METADATA
 from vitrail.weights.published import PUBLISHED, find_weights
 
 if TYPE_CHECKING:
     from vitrail.recognize.classify import Classifier
-
-MODELS = XCITS
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -29,7 +30,7 @@ def list_models(pattern: str = "*") -> list[str]:
 
 def create_model(
     name: str, weights: str | Path | None = None, num_classes: int | None = None, head: Head = "load", **config: Any
-) -> nn.Module:
+) -> XCiT | ViT | ResNet:
     """A model in evaluation mode: images [B, 3, H, W], normalised -> logits [B, num_classes].
 
     Args:
@@ -73,7 +74,7 @@ def load_weights(model: nn.Module, weights: str | Path, head: Head = "load") -> 
     belong to other parts of the file.
 
     Args:
-        model: an XCiT or a ViT.
+        model: an XCiT, a ViT or a ResNet.
         weights: a published name, a local file, a checkpoint of ours or the folder of a run.
         head: "load"; "skip" to leave the model's own as it is, for other classes; "auto" to load it when its number
             of classes is the model's, and else to skip it.
@@ -128,7 +129,7 @@ def imagenet_classes() -> tuple[str, ...]:
     return tuple(info.index_to_description(index) for index in range(info.num_classes()))
 
 
-def _exported_classifier(path: Path, backbone: Backbone, metadata: dict[str, Any]) -> "Classifier":
+def _exported_classifier(path: Path, backbone: BackboneWeights, metadata: dict[str, Any]) -> "Classifier":
     from vitrail.recognize.classify import Classifier
 
     model = from_json(metadata["backbone"]).build(backbone.num_classes).eval()
@@ -136,7 +137,7 @@ def _exported_classifier(path: Path, backbone: Backbone, metadata: dict[str, Any
     return Classifier(model, tuple(metadata["classes"]), from_json(metadata["transform"]))
 
 
-def _read(weights: str | Path) -> Backbone:
+def _read(weights: str | Path) -> BackboneWeights:
     path = Path(weights)
     if path.is_dir():
         from vitrail.engine.checkpoint import load
@@ -147,7 +148,7 @@ def _read(weights: str | Path) -> Backbone:
     return find_backbone(read_tensors(path)[0], str(weights))
 
 
-def _build(name: str, published: dict[str, Any], num_classes: int, config: dict[str, Any]) -> nn.Module:
+def _build(name: str, published: dict[str, Any], num_classes: int, config: dict[str, Any]) -> XCiT | ViT | ResNet:
     default = MODELS[name]
     fields = [field.name for field in dataclasses.fields(default)]
     if unknown := [field for field in config if field not in fields]:

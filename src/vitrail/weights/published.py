@@ -117,7 +117,9 @@ def _xcit() -> list[PublishedWeights]:
             score=score,
         )
         for size, scores in _XCIT_TOP1.items()
-        for tag, file, score in zip(("in1k", "dist", "dist_384"), ("224", "224_dist", "384_dist"), scores, strict=True)
+        for tag, file, score in zip(
+            ("in1k", "dist_224", "dist_384"), ("224", "224_dist", "384_dist"), scores, strict=True
+        )
     ]
     self_supervised = [
         PublishedWeights(
@@ -153,7 +155,65 @@ def _xcit() -> list[PublishedWeights]:
     return [*classifiers, *self_supervised, *dense]
 
 
-PUBLISHED: dict[str, PublishedWeights] = {weights.name: weights for weights in _xcit()}
+# ImageNet top-1 as DeiT publishes it, and the first digits of the SHA-256 that its files carry in their names.
+_DEIT = {
+    "tiny_patch16_224": (72.2, "a1311bcf"),
+    "small_patch16_224": (79.9, "cd65a155"),
+    "base_patch16_224": (81.8, "b5f2ef4d"),
+    "base_patch16_384": (82.9, "8de9b5d1"),
+    "tiny_distilled_patch16_224": (74.5, "b40b3cf7"),
+    "small_distilled_patch16_224": (81.2, "649709d9"),
+    "base_distilled_patch16_224": (83.4, "df68dfff"),
+    "base_distilled_patch16_384": (85.2, "d0272ac0"),
+}
+
+# Model name -> DINO's folder and file.
+_VIT_DINO = {
+    "vit_small_patch16_224": "dino_deitsmall16_pretrain",
+    "vit_small_patch8_224": "dino_deitsmall8_pretrain",
+    "vit_base_patch16_224": "dino_vitbase16_pretrain",
+    "vit_base_patch8_224": "dino_vitbase8_pretrain",
+}
+
+
+def _vit() -> list[PublishedWeights]:
+    deit = [
+        PublishedWeights(
+            f"deit_{size}",
+            "in1k",
+            f"{_META}/deit/deit_{size}-{digits}.pth",
+            "Apache-2.0",
+            num_classes=1000,
+            sha256=digits,
+            size=int(size[-3:]),
+            crop_ratio=0.875,
+            score=score,
+        )
+        for size, (score, digits) in _DEIT.items()
+    ]
+    dino = [
+        PublishedWeights(model, "dino", f"{_META}/dino/{file}/{file}.pth", "Apache-2.0", crop_ratio=0.875)
+        for model, file in _VIT_DINO.items()
+    ]
+    augmented = [
+        PublishedWeights(
+            model := f"vit_{size}_patch16_{pixels}",
+            "augreg_in21k_ft_in1k",
+            f"https://huggingface.co/timm/{model}.augreg_in21k_ft_in1k/resolve/main/model.safetensors",
+            "Apache-2.0",
+            num_classes=1000,
+            size=pixels,
+            crop_ratio=crop_ratio,
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
+        )
+        for size in ("tiny", "small", "base", "large")
+        for pixels, crop_ratio in ((224, 0.9), (384, 1.0))
+    ]
+    return [*deit, *dino, *augmented]
+
+
+PUBLISHED: dict[str, PublishedWeights] = {weights.name: weights for weights in (*_xcit(), *_vit())}
 
 
 def list_weights(pattern: str = "*") -> list[str]:
