@@ -137,6 +137,12 @@ def test_learned_positions_are_resampled_for_another_grid(distilled, fill):
         load_backbone(ours, find_backbone(theirs.state_dict() | {"pos_embed": torch.zeros(1, 7, 32)}))
 
 
+def test_two_tensors_for_one_place():
+    state = small_timm_vit().state_dict()
+    with pytest.raises(FileError, match=r"has two tensors for one place, with norm.weight; remove one of them\.$"):
+        find_backbone(state | {"fc_norm.weight": torch.ones(32)})
+
+
 def test_distilled_heads_are_skipped_together(fill):
     sizes = {"embed_dim": 32, "num_heads": 2, "depth": 2, "img_size": 64, "num_classes": 7}
     backbone = find_backbone(timm.create_model("deit_small_distilled_patch16_224", **sizes).state_dict())

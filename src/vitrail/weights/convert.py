@@ -138,7 +138,7 @@ def find_backbone(tensors: Mapping[str, Tensor], where: str = "the state dict") 
     """The backbone among `tensors` under our keys; averaged weights (ema, teacher) before others.
 
     Raises:
-        FileError: no layout that we know.
+        FileError: no layout that we know, or two tensors for one place.
     """
     found = [match for key in tensors if (match := _FIRST_WEIGHT.fullmatch(key))]
     if not found:
@@ -158,6 +158,9 @@ def find_backbone(tensors: Mapping[str, Tensor], where: str = "the state dict") 
     layout = "Vitrail" if match["ours"] else _layout(names.values())
     translate = _TRANSLATIONS[layout]
     origin = {translate(name): key for key, name in names.items()}
+    if len(origin) < len(names):
+        doubles = [key for key, name in names.items() if origin[translate(name)] != key]
+        raise FileError(f"{where} ({layout}) has two tensors for one place, with {_some(doubles)}; remove one of them.")
     state = {name: tensors[key] for name, key in origin.items()}
     left_aside = tuple(key for key in tensors if key not in names)
     return BackboneWeights(*_split_class_attention(state, origin), left_aside, layout)
