@@ -112,3 +112,22 @@ def xcit_folder(model: str = "xcit_tiny_12_p8") -> Classification:
         mixing=Mixing(mixup=0.0, cutmix=0.0),
         loop=Loop(epochs=100, batch_size=64, log_every=10, evaluate_every=5, monitor="top1"),
     )
+
+
+def xcit_demo() -> Classification:
+    """A small XCiT on the bundled photos of ten kinds of groceries: what `vitrail demo` trains.
+
+    Command: vitrail demo
+    Cost and score: see the README.
+    """
+    photos = Path(__file__).parents[1] / "demo" / "photos"
+    return replace(
+        xcit_folder(),
+        data=ImageData(photos / "train"),
+        validation=photos / "test",
+        backbone=XCiTConfig(width=96, depth=6, heads=4, patch_size=8, drop_path=0.05),
+        train_transform=TrainTransform(size=80, scale=(0.35, 1.0), rand_augment="", colour_jitter=0.3, erasing=0.0),
+        eval_transform=EvalTransform(size=80),
+        optimizer=OptimizerConfig(lr=1e-3, lr_batch_size=None, warmup_epochs=2, clip=1.0),
+        loop=Loop(epochs=30, batch_size=32, log_every=5, evaluate_every=5, monitor="top1"),
+    )

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.backbones import BackboneConfig
+from vitrail.backbones.vit import ViT
 from vitrail.backbones.xcit import XCiTConfig
 from vitrail.data.augmentation import EvalTransform, Mixing, TrainTransform
 from vitrail.data.corrupt import CorruptSample
@@ -102,21 +103,21 @@ class ClassificationTask(Task):
         if phase == "evaluate":
             return {"logits": self.backbone(batch.image).float(), "labels": batch.label}
         images, labels = self.mix(batch.image, batch.label)
-        logits, distilled = self._logits(images)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.experiment.label_smoothing)
+        smoothing = self.experiment.label_smoothing
         if not self._teacher:
-            return {"loss": loss}
-        decisions = self._teacher[0](images)
-        distillation = F.cross_entropy(distilled.float(), decisions)
+            return {"loss": F.cross_entropy(self.backbone(images).float(), labels, label_smoothing=smoothing)}
+        logits, distilled = self._two_logits(images)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+        distillation = F.cross_entropy(distilled.float(), self._teacher[0](images))
         return {
             "loss": (loss + distillation) / 2,
             "label_loss": loss.detach(),
             "distillation_loss": distillation.detach(),
         }
 
-    def _logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def _two_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits for the labels and for the teacher: DeiT has a head for each, XCiT answers both with one."""
-        if hasattr(self.backbone, "distilled_logits"):
+        if isinstance(self.backbone, ViT):
             return self.backbone.distilled_logits(images)
         logits = self.backbone(images)
         return logits, logits

@@ -55,7 +55,8 @@ def load_teacher(name: str, classes: int, student: Statistics) -> Teacher:
             import timm
 
             network = timm.create_model(model, pretrained=True)
-            statistics = (tuple(network.pretrained_cfg["mean"]), tuple(network.pretrained_cfg["std"]))
+            expected = timm.data.resolve_data_config(model=network)
+            statistics = (expected["mean"], expected["std"])
         elif colon and library == "torchvision":
             network = torchvision.models.get_model(model, weights="DEFAULT")
             statistics = _IMAGENET
