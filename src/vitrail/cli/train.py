@@ -30,6 +30,9 @@ def add_verbs(verbs: Any) -> None:
     evaluate = verbs.add_parser("evaluate", help="accuracy of a classifier on a folder of labelled images")
     evaluate.add_argument("model", metavar="MODEL", nargs="+", help="checkpoints or names of published weights")
     evaluate.add_argument("--data", required=True, type=Path, help="class folders, a list file or tars")
+    evaluate.add_argument(
+        "--label-column", type=int, default=1, help="of a list file; the path is column 0 (default: 1)"
+    )
     evaluate.add_argument("--sizes", type=int, nargs="+", metavar="PIXELS", help=SIZES_HELP)
     evaluate.add_argument("--batch-size", type=int, default=64, metavar="N")
     evaluate.add_argument("--skip-corrupt", action="store_true", help="leave out and count unreadable files")
@@ -73,12 +76,13 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     from vitrail.recognize.evaluate import evaluate_at, plot_resolutions, write_confusion
 
     loader = LoaderConfig(on_corrupt="skip" if arguments.skip_corrupt else "stop")
+    data = ImageData(arguments.data, label_column=arguments.label_column)
     rows: list[tuple[str, ...]] = []
     curves: dict[str, list[tuple[int, float]]] = {}
     for name in arguments.model:
         classifier = load_classifier(argparse.Namespace(model=name, device=arguments.device))
         for size in arguments.sizes or [classifier.transform.size]:
-            result = evaluate_at(classifier, ImageData(arguments.data), size, arguments.batch_size, loader)
+            result = evaluate_at(classifier, data, size, arguments.batch_size, loader)
             figures = result.metric.compute()
             curves.setdefault(name, []).append((size, figures["top1"]))
             if arguments.json:
