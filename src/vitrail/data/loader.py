@@ -73,7 +73,11 @@ class Batches:
         while True:
             item = next(self._batches)
             if isinstance(item, VitrailError):
-                raise item
+                self._batches = iter(())  # the workers end now
+                try:
+                    raise item
+                finally:
+                    del item  # else the error, its traceback and this frame would keep each other
             batch, corrupt = item
             for path, reason in corrupt.items():
                 if path not in self.corrupt:
