@@ -1,9 +1,10 @@
 """The layers of XCiT as inference needs them: constants folded, nothing stored that is not needed, no gradients.
 
 Each layer is made from its plain twin (under torch.no_grad), computes the same function, and adds its residual branch
-to the tokens *in place*, a few tokens at a time where that saves memory. Weights are plain buffers, so that a model of these layers
-moves between devices and types, and is saved, like any other. On the CPU in float32, matrix products and convolutions
-go through oneDNN with the activation or the sum fused; elsewhere, and under torch.compile, through PyTorch's own.
+to the tokens *in place*, some tokens at a time where that saves memory. Weights are plain buffers, so that a model of
+these layers moves between devices and types, and is saved, like any other. On the CPU in float32, matrix products and
+convolutions go through oneDNN with the activation or the sum fused; elsewhere, and under torch.compile, through
+PyTorch's own operators.
 """
 
 from collections.abc import Iterator
@@ -261,13 +262,12 @@ class InferencePatches(nn.Module):
     def _band(self, images: Tensor, heights: list[int], top: int, bottom: int) -> Tensor:
         """The rows [top, bottom) of the grid, as if the whole picture had been there: [B, d, rows, w]."""
         spans = [(top, bottom)]  # the rows of each stage that the next one needs, the padding included
-        for height in heights[-2::-1]:
-            spans.insert(0, (2 * max(spans[0][0], 0) - 1, 2 * min(spans[0][1], -(-height // 2))))
+        for _ in self.stages:
+            spans.insert(0, (2 * spans[0][0] - 1, 2 * spans[0][1]))
         x = images[:, :, max(spans[0][0], 0) : spans[0][1]].contiguous(memory_format=torch.channels_last)
         for stage, (first, last), height in zip(self.stages, spans[:-1], heights[:-1], strict=True):
-            above, below = int(first < 0), int(last > height)
-            if above or below:
-                x = F.pad(x, (0, 0, above, below))
+            if first < 0 or last > height:  # the border of the picture
+                x = F.pad(x, (0, 0, int(first < 0), int(last > height)))
             x = stage(x, activate=stage is not self.stages[-1])
         return x
 
