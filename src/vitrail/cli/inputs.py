@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 SIZES_HELP = "test resolutions, pixels a side (default: the one the model was made for)"
 
 
+def positive(text: str) -> int:
+    """The type of options that count something."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number above 0")
+    return int(text)
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     """The option that `device` reads."""
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: the fastest there is)")

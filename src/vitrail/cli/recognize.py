@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitrail.cli.inputs import add_device, device, image_files, progress
+from vitrail.cli.inputs import add_device, device, image_files, positive, progress
 from vitrail.errors import VitrailError
 
 if TYPE_CHECKING:
@@ -22,9 +22,9 @@ def add_verbs(verbs: Any) -> None:
 
     classify = jobs.add_parser("classify", help="name what is in pictures")
     _add_model_and_images(classify)
-    classify.add_argument("--top", type=int, default=5, metavar="K", help="classes to print per picture (default: 5)")
+    classify.add_argument("--top", type=positive, default=5, metavar="K", help="classes a picture (default: 5)")
     classify.add_argument("--json", action="store_true", help="one JSON object per picture and line")
-    classify.add_argument("--batch-size", type=int, default=32, metavar="N", help="pictures at once (default: 32)")
+    classify.add_argument("--batch-size", type=positive, default=32, metavar="N", help="pictures at once (default: 32)")
     classify.set_defaults(run=run_classify)
 
     explain = jobs.add_parser("explain", help="draw what an XCiT looks at")
@@ -45,7 +45,7 @@ def add_verbs(verbs: Any) -> None:
 def _add_model_and_images(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a checkpoint or the name of published weights")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help=IMAGES_HELP)
-    parser.add_argument("--size", type=int, help="pixels a side that pictures are resized to (default: the model's)")
+    parser.add_argument("--size", type=positive, help="resize pictures to so many pixels a side (default: the model's)")
     add_device(parser)
 
 

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vitrail.cli.inputs import SIZES_HELP, add_device, print_table
+from vitrail.cli.inputs import SIZES_HELP, add_device, positive, print_table
 from vitrail.cli.recognize import load_classifier
 
 
@@ -30,11 +30,9 @@ def add_verbs(verbs: Any) -> None:
     evaluate = verbs.add_parser("evaluate", help="accuracy of a classifier on a folder of labelled images")
     evaluate.add_argument("model", metavar="MODEL", nargs="+", help="checkpoints or names of published weights")
     evaluate.add_argument("--data", required=True, type=Path, help="class folders, a list file or tars")
-    evaluate.add_argument(
-        "--label-column", type=int, default=1, help="of a list file; the path is column 0 (default: 1)"
-    )
-    evaluate.add_argument("--sizes", type=int, nargs="+", metavar="PIXELS", help=SIZES_HELP)
-    evaluate.add_argument("--batch-size", type=int, default=64, metavar="N")
+    evaluate.add_argument("--label-column", type=int, default=1, help="of a list file, counted from 0 (default: 1)")
+    evaluate.add_argument("--sizes", type=positive, nargs="+", metavar="PIXELS", help=SIZES_HELP)
+    evaluate.add_argument("--batch-size", type=positive, default=64, metavar="N")
     evaluate.add_argument("--skip-corrupt", action="store_true", help="leave out and count unreadable files")
     evaluate.add_argument("--confusion", type=Path, metavar="FILE", help="write the confusion matrix as .csv or .png")
     evaluate.add_argument("--plot", type=Path, metavar="FILE.png", help="draw accuracy against resolution (Figure 3.3)")

@@ -44,7 +44,7 @@ def read_image(
     Raises:
         CorruptSample: there is no such file, or it is no image, damaged, or so large that Pillow refuses it.
     """
-    name = name or str(getattr(source, "name", source))
+    name = name or str(source if isinstance(source, str | Path) else getattr(source, "name", "a picture"))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata and of sizes below Pillow's limit: neither is an error

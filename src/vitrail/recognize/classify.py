@@ -164,7 +164,7 @@ class Classifier:
             try:
                 return transform(read_image(path))
             except CorruptSample as error:
-                return str(error)
+                return f"Cannot read {path}: {error.reason}"
 
         paths = iter(paths)
         with ThreadPoolExecutor() as pool:

@@ -1,0 +1,50 @@
+import pytest
+import torch
+from torch import nn
+
+from vitrail.errors import VitrailError
+from vitrail.recognize.distill import Teacher, load_teacher
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+class Recorder(nn.Module):
+    def forward(self, images):
+        self.seen = images
+        return images.mean(dim=(2, 3))
+
+
+def test_the_teacher_sees_pictures_in_its_own_normalisation():
+    pixels = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    mean, deviation = (torch.tensor(value).view(3, 1, 1) for value in IMAGENET)
+    network = Recorder()
+    decisions = Teacher(network, IMAGENET, HALF)((pixels - mean) / deviation)
+    assert torch.allclose(network.seen, (pixels - 0.5) / 0.5, atol=1e-6)
+    assert decisions.tolist() == pixels.mean(dim=(2, 3)).argmax(1).tolist()
+
+
+def test_the_teacher_stays_frozen_and_evaluating():
+    teacher = Teacher(nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2)), HALF, HALF).train()
+    assert not any(module.training for module in teacher.modules())
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+
+
+def test_a_checkpoint_teaches(run, photos):
+    from vitrail.weights import load_classifier
+
+    teacher = load_teacher(str(run), 10, IMAGENET)
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(teacher(images), load_classifier(run).model(images).argmax(1))
+
+
+def test_another_number_of_classes_is_refused(run):
+    with pytest.raises(VitrailError, match="knows 10 classes and the data has 7; distil from a teacher"):
+        load_teacher(str(run), 7, IMAGENET)
+
+
+@pytest.mark.parametrize("name", ["torchvision:nonsense", "timm:nonsense"])
+def test_an_unknown_teacher_is_named(name):
+    with pytest.raises(VitrailError, match=rf"The teacher {name} cannot be loaded .*; give timm:NAME"):
+        load_teacher(name, 10, IMAGENET)

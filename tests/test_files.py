@@ -1,0 +1,31 @@
+import stat
+
+import pytest
+
+from vitrail.errors import FileError
+from vitrail.files import atomic_path, write_text
+
+
+def test_a_file_appears_whole_with_usual_permissions(tmp_path):
+    target = tmp_path / "new" / "file.txt"
+    write_text(target, "é")
+    assert target.read_bytes() == "é".encode()
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert stat.S_IMODE(target.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
+    target = tmp_path / "file.txt"
+    target.write_text("old")
+    with pytest.raises(RuntimeError), atomic_path(target) as temporary:
+        temporary.write_text("half")
+        assert temporary.suffix == ".txt"
+        raise RuntimeError
+    assert [path.name for path in tmp_path.iterdir()] == ["file.txt"] and target.read_text() == "old"
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(FileError, match=r"Cannot write .*file/inside\.txt: .*; choose a folder"):
+        write_text(tmp_path / "file" / "inside.txt", "")
