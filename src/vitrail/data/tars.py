@@ -143,7 +143,7 @@ def index_shard(shard: Path, label: str | None) -> ShardIndex:
 
 def _load(place: Path, stamp: str) -> ShardIndex | None:
     try:
-        with np.load(place, allow_pickle=False) as stored:
+        with place.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             if str(stored["stamp"]) != stamp:
                 return None
             values = tuple(json.loads(str(stored["values"])))
