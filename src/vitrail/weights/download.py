@@ -12,18 +12,11 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from vitrail.errors import FileError
-from vitrail.files import write_text
+from vitrail.files import cache_folder, write_text
 from vitrail.weights.published import PublishedWeights
 
 CHUNK = 1 << 20  # bytes
 TIMEOUT = 30.0  # seconds without a byte
-
-
-def cache_folder() -> Path:
-    """Where downloads stay: $VITRAIL_CACHE, else vitrail/ in the user's cache folder."""
-    if folder := os.environ.get("VITRAIL_CACHE"):
-        return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitrail"
 
 
 def fetch(weights: PublishedWeights) -> Path:
