@@ -68,10 +68,7 @@ class InferenceXCiT(nn.Module):
         height, width = (-(-side // self.patch_size) for side in images.shape[2:])
         positions = self.positions(height, width).permute(0, 2, 3, 1)
         if isinstance(self.patches, InferencePatches):
-            tokens = images.new_empty(len(images), height, width, self.width)
-            for top, band in self.patches(images):
-                rows = slice(top, top + band.shape[1])
-                tokens[:, rows] = band + positions[:, rows]
+            tokens = self.patches(images, positions)
         else:
             tokens = (self.patches(images).permute(0, 2, 3, 1) + positions).contiguous()
         return tokens.flatten(1, 2), (height, width)

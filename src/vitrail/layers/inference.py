@@ -7,8 +7,6 @@ convolutions go through oneDNN with the activation or the sum fused; elsewhere, 
 PyTorch's own operators.
 """
 
-from collections.abc import Iterator
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -243,21 +241,26 @@ class InferenceFeedForward(nn.Module):
 
 
 class InferencePatches(nn.Module):
-    """Convolutional patches with their batch norms folded, a band of the picture at a time."""
+    """Convolutional patches with their batch norms folded, a band of a picture at a time."""
 
     def __init__(self, patches: ConvolutionalPatches) -> None:
         super().__init__()
         self.stages = nn.ModuleList(_FoldedConvolution(*stage) for stage in patches if isinstance(stage, nn.Sequential))
 
-    def forward(self, images: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """[B, C, H, W] -> pieces of the grid, the first row of each and its tokens [B, rows, w, d]."""
+    def forward(self, images: Tensor, positions: Tensor) -> Tensor:
+        """[B, C, H, W] and positions [1, h, w, d] -> tokens with their positions, [B, h, w, d]."""
         heights = [images.shape[2]]
         for _ in self.stages:
             heights.append(-(-heights[-1] // 2))
-        width = -(-images.shape[3] // 2 ** len(self.stages))
-        rows = max(1, _tokens_at_once(images) // (len(images) * width))
-        for top in range(0, heights[-1], rows):
-            yield top, self._band(images, heights, top, min(top + rows, heights[-1])).permute(0, 2, 3, 1)
+        tokens = images.new_empty(len(images), *positions.shape[1:])
+        rows_at_once = max(1, _tokens_at_once(images) // positions.shape[2])
+        images_at_once = max(1, rows_at_once // heights[-1])
+        for some, out in zip(images.split(images_at_once), tokens.split(images_at_once), strict=True):
+            for top in range(0, heights[-1], rows_at_once):
+                rows = slice(top, min(top + rows_at_once, heights[-1]))
+                band = self._band(some, heights, rows.start, rows.stop)
+                out[:, rows] = band.permute(0, 2, 3, 1) + positions[:, rows]
+        return tokens
 
     def _band(self, images: Tensor, heights: list[int], top: int, bottom: int) -> Tensor:
         """The rows [top, bottom) of the grid, as if the whole picture had been there: [B, d, rows, w]."""
