@@ -103,7 +103,13 @@ def test_classify_takes_files_folders_patterns_and_a_list(run, photos, capsys, m
     folder = photos / "test" / "banana"
     expected = [str(folder / f"{number:02}.webp") for number in range(16)]
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(expected[:2]) + "\n"))
-    for images, paths in (([str(folder)], expected), ([f"{folder}/0*.webp"], expected[:10]), (["-"], expected[:2])):
+    everything = [str(path) for path in sorted(folder.parent.glob("*/*.webp"))]
+    for images, paths in (
+        ([str(folder)], expected),
+        ([str(folder.parent)], everything),
+        ([f"{folder}/0*.webp"], expected[:10]),
+        (["-"], expected[:2]),
+    ):
         assert main(["recognize", "classify", str(run), *images, "--json", "--top", "3"]) == 0
         answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         assert [answer["path"] for answer in answers] == paths

@@ -89,6 +89,6 @@ def test_other_networks_and_formats_are_refused(run, photos, tmp_path):
     vit = ViTConfig(width=32, depth=1, heads=2, patch_size=8, image_size=32).build(3)
     with pytest.raises(VitrailError, match="Only an XCiT's attention"):
         explain(Classifier(vit, ("a", "b", "c"), classifier.transform), [picture], tmp_path / "drawing.png")
-    with pytest.raises(VitrailError, match="use a name that ends in .png"):
+    with pytest.raises(VitrailError, match=r"use a name that ends in \.png"):
         explain(classifier, [picture], tmp_path / "drawing.nonsense")
     assert not list(tmp_path.iterdir())

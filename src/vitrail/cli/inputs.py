@@ -60,7 +60,7 @@ def image_files(inputs: Sequence[str]) -> list[Path]:
         if name == "-":
             files += [Path(line.rstrip("\n")) for line in sys.stdin if line.strip()]
         elif Path(name).is_dir():
-            files += list_images(Path(name))
+            files += list_images(Path(name), recursive=True)
         elif Path(name).exists():
             files.append(Path(name))
         elif matches := sorted(glob.glob(name, recursive=True)):  # noqa: PTH207, Path.glob refuses absolute patterns

@@ -61,7 +61,7 @@ def load_classifier(arguments: argparse.Namespace) -> "Classifier":
 def run_classify(arguments: argparse.Namespace) -> int:
     """`vitrail recognize classify`; status 1 when a file could not be read."""
     files = image_files(arguments.images)
-    classifier = load_classifier(arguments)
+    classifier = load_classifier(arguments).optimized()
     failed = 0
     with progress() as bar:
         predictions = classifier.predict(files, top=arguments.top, batch_size=arguments.batch_size)

@@ -78,7 +78,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     rows: list[tuple[str, ...]] = []
     curves: dict[str, list[tuple[int, float]]] = {}
     for name in arguments.model:
-        classifier = load_classifier(argparse.Namespace(model=name, device=arguments.device))
+        classifier = load_classifier(argparse.Namespace(model=name, device=arguments.device)).optimized()
         for size in arguments.sizes or [classifier.transform.size]:
             result = evaluate_at(classifier, data, size, arguments.batch_size, loader)
             figures = result.metric.compute()

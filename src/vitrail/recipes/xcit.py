@@ -134,7 +134,7 @@ def xcit_demo() -> Classification:
 
 
 def xcit_grocery(model: str = "xcit_nano_12_p16") -> Classification:
-    """XCiT from scratch on the 42 coarse classes of the Grocery Store Dataset, in the folder `grocery`.
+    """XCiT from scratch on the 43 coarse classes of the Grocery Store Dataset, in the folder `grocery`.
 
     Command: vitrail train xcit_grocery, then vitrail evaluate runs/xcit_grocery --data grocery/test.txt
     --label-column 2

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vitrail.backbones import BackboneConfig
 from vitrail.backbones.vit import ViT
-from vitrail.backbones.xcit import XCiTConfig
+from vitrail.backbones.xcit import XCiT, XCiTConfig
 from vitrail.data.augmentation import EvalTransform, Mixing, TrainTransform
 from vitrail.data.corrupt import CorruptSample
 from vitrail.data.datasets import ImageData, ImageFiles
@@ -155,6 +155,10 @@ class Classifier:
     def at_size(self, size: int) -> Self:
         """The same for pictures of `size` pixels a side."""
         return replace(self, transform=replace(self.transform, size=size))
+
+    def optimized(self) -> Self:
+        """The same, faster and leaner where the network is an XCiT; it can no longer be trained or explained."""
+        return replace(self, model=self.model.optimize_for_inference()) if isinstance(self.model, XCiT) else self
 
     def predict(self, paths: Iterable[Path], top: int = 5, batch_size: int = 32) -> Iterator[Prediction]:
         """Classifies files, in order; a file that cannot be read gives a prediction that says so."""
