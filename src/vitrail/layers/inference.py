@@ -56,12 +56,17 @@ def products(left: Tensor, right: Tensor) -> Tensor:
     return left @ right
 
 
+def add_linear_(tokens: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> None:
+    """Adds [n, i] times [i, o], plus bias [o], to tokens [n, o]."""
+    for part, rows in zip(*(tensor.split(_tokens_at_once(tensor)) for tensor in (tokens, x)), strict=True):
+        part.copy_(linear(rows, weight, bias, residual=part))
+
+
 def add_products_(tokens: Tensor, left: Tensor, right: Tensor, bias: Tensor) -> None:
     """Adds [B, N, k] times [B, k, d], plus bias [B, 1, d], to tokens [B, N, d]."""
     if _fused(tokens):
-        for image in zip(tokens, left, right, bias, strict=True):
-            for part, rows in zip(*(x.split(_tokens_at_once(x)) for x in image[:2]), strict=True):
-                part.copy_(linear(rows, image[2], image[3][0], residual=part))
+        for image in zip(tokens, left, right, bias.squeeze(1), strict=True):
+            add_linear_(*image)
     else:
         tokens += torch.baddbmm(bias, left, right)
 
@@ -87,13 +92,13 @@ def gram(x: Tensor) -> Tensor:
 class InferenceAttention(nn.Module):
     """XCA in one of two forms that compute the same; the number of tokens decides which.
 
-    Few tokens: queries and keys are computed, the values' attention and the output projection become one d x d matrix
-    per image. About 4 N d^2 multiplications.
+    Few tokens: queries, keys and values are computed, about 4 N d^2 multiplications.
 
     Many tokens, the *covariance form*: with C = (X - m)^T (X - m), the covariance of the tokens times N, and q, k the
     queries and keys of the mean token m, Q^T K = W_q^T C W_k + N q k^T head by head, and the squared norms of the
     channels are the diagonals of W_q^T C W_q + N q q^T and of W_k^T C W_k + N k k^T. So queries and keys never exist;
-    with the values' projection folded too, attention is one d x d matrix: about 2 N d^2 + 3 d^3 multiplications.
+    and the values' projection, the attention and the output projection are one d x d matrix per image. About
+    2 N d^2 + 3 d^3 multiplications.
     Taking the mean out first keeps the squares from cancelling against biases or against a common part of the tokens;
     what remains is that a channel of relative size below 3e-4 of what W and X would allow has a norm of few digits.
 
@@ -125,53 +130,55 @@ class InferenceAttention(nn.Module):
         """Adds the branch to tokens [B, N, d]."""
         x = self.norm(tokens)
         if tokens.shape[1] < self.covariance_from:
-            mixing = self._mixing(*self._from_queries_and_keys(x))
-            values = linear(x, self.value_weight, self.value_bias)
-            add_products_(tokens, values, mixing, self.output_bias.expand(len(x), 1, -1))
+            weights = self._weights(*self._from_queries_and_keys(x))
+            values = linear(x, self.value_weight, self.value_bias).unflatten(2, (self.heads, -1))
+            mixed = torch.einsum("bhij, bnhj -> bnhi", weights, values)
+            add_linear_(tokens.flatten(0, 1), mixed.flatten(2).flatten(0, 1), self.output_weight, self.output_bias)
         else:
             mean = x.mean(dim=1, keepdim=True)
             x -= mean
-            mixing = self._mixing(*self._from_covariance(x, mean))
+            weights = self._weights(*self._from_covariance(x, mean))
+            output_weight = self.output_weight.unflatten(0, (self.heads, -1))
+            mixing = torch.einsum("bhij, hio -> bhjo", weights, output_weight).flatten(1, 2)  # from values to output
             matrix = products(self.value_weight.expand_as(mixing), mixing)
             bias = (mean @ self.value_weight + self.value_bias) @ mixing + self.output_bias
             add_products_(tokens, x, matrix, bias)
 
     def _from_queries_and_keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens [B, N, d] -> Q^T K per head [B, h, d/h, d/h], and the norms of queries and keys [B, 2 d]."""
+        """Tokens [B, N, d] -> Q^T K per head [B, h, d/h, d/h], and the squared norms of queries and keys [B, 2 d]."""
         query_key = linear(x, self.query_key_weight, self.query_key_bias)
         query, key = query_key.unflatten(2, (2, self.heads, -1)).unbind(2)  # [B, N, h, d/h]
-        pairs = zip(query.permute(0, 2, 3, 1), key.permute(0, 2, 1, 3), strict=True)
-        # An image at a time: a product of four-dimensional tensors would copy both into another layout.
-        inner = torch.stack([q @ k for q, k in pairs]) if _fused(x) else query.permute(0, 2, 3, 1) @ key.transpose(1, 2)
-        return inner, _at_least_float32(query_key).square().sum(dim=1).sqrt()
+        return torch.einsum("bnhi, bnhj -> bhij", query, key), _at_least_float32(query_key).square().sum(dim=1)
 
     def _from_covariance(self, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
         """Centred tokens [B, N, d] and their mean [B, 1, d] -> the same, in float32 at least."""
         covariance = gram(x)
         weight = self.query_key_weight.to(covariance.dtype)
-        center = mean.to(covariance.dtype) @ weight + self.query_key_bias  # [B, 1, 2 d]: q and k of the mean token
         half = linear(covariance, weight)  # C W_q and C W_k, [B, d, 2 d]
-        squares = (weight * half).sum(dim=1) + x.shape[1] * center.squeeze(1).square()
-        query_weight = weight.unflatten(1, (2, self.heads, -1))[:, 0].permute(1, 2, 0)  # [h, d/h, d]
-        half_key = half.unflatten(2, (2, self.heads, -1))[:, :, 1].transpose(1, 2)  # [B, h, d, d/h]
-        query, key = center.unflatten(2, (2, self.heads, -1))[:, 0].unbind(1)  # [B, h, d/h]
-        inner = query_weight @ half_key + x.shape[1] * query[..., None] * key[..., None, :]
-        return inner, squares.clamp(min=0).sqrt()
+        center = (mean.to(weight.dtype) @ weight + self.query_key_bias).squeeze(
+            1
+        )  # q and k of the mean token, [B, 2 d]
+        squares = (weight * half).sum(dim=1) + x.shape[1] * center.square()
+        query_weight = weight.unflatten(1, (2, self.heads, -1))[:, 0]  # [d, h, d/h]
+        half_key = half.unflatten(2, (2, self.heads, -1))[:, :, 1]  # [B, d, h, d/h]
+        query, key = center.unflatten(1, (2, self.heads, -1)).unbind(1)  # [B, h, d/h]
+        inner = torch.einsum("dhi, bdhj -> bhij", query_weight, half_key)
+        return inner + x.shape[1] * query[..., None] * key[..., None, :], squares
 
-    def _mixing(self, inner: Tensor, norms: Tensor) -> Tensor:
-        """Q^T K and norms -> [B, d, d], the matrix from values to what is added to the tokens."""
+    def _weights(self, inner: Tensor, squares: Tensor) -> Tensor:
+        """Q^T K and squared norms -> what each channel takes from each of its head, [B, h, d/h, d/h]."""
         if self.normalize:
-            query, key = norms.clamp(min=_EPSILON).unflatten(1, (2, self.heads, -1)).unbind(1)
+            norms = squares.clamp(min=_EPSILON**2).sqrt()
+            query, key = norms.unflatten(1, (2, self.heads, -1)).unbind(1)
             inner = inner / query[..., None] / key[..., None, :]
         if self.temperature is not None:
             inner = inner * self.temperature
-        weights = inner.softmax(dim=-1).to(self.output_weight.dtype)
-        return (weights.mT @ self.output_weight.unflatten(0, (self.heads, -1))).flatten(1, 2)
+        return inner.softmax(dim=-1).to(self.output_weight.dtype)
 
 
 def covariance_crossover(width: int, heads: int) -> int:
-    """Tokens from which on the covariance form takes fewer multiplications: N > d (3 + 1/h) / (2 + 1/h)."""
-    return int(width * (3 + 1 / heads) / (2 + 1 / heads)) + 1
+    """Tokens from which on the covariance form takes fewer multiplications: N > d (3 + 2/h) / (2 + 2/h)."""
+    return int(width * (3 + 2 / heads) / (2 + 2 / heads)) + 1
 
 
 class InferenceLocalInteraction(nn.Module):
@@ -324,12 +331,12 @@ class InferenceClassAttention(nn.Module):
         return class_token, patches
 
     def _gather(self, class_token: Tensor, patches: Tensor) -> Tensor:
-        query = self.query(class_token).unflatten(2, (self.heads, -1)).transpose(1, 2)  # [B, h, 1, d/h]
-        query = (query @ self.key_weight).squeeze(2) * self.key_weight.shape[1] ** -0.5  # [B, h, d]
+        query = self.query(class_token).unflatten(2, (self.heads, -1)).squeeze(1) * self.key_weight.shape[1] ** -0.5
+        query = torch.einsum("bhe, hed -> bhd", query, self.key_weight)
         scores = torch.cat([query @ class_token.mT, query @ patches.mT], dim=2).softmax(dim=2)  # [B, h, 1 + N]
         mixed = scores[:, :, :1] * class_token + scores[:, :, 1:] @ patches  # [B, h, d]
-        values = (mixed.unsqueeze(2) @ self.value_weight).flatten(1)[:, None]  # [B, 1, d]
-        return self.projection(values + self.value_bias)
+        values = torch.einsum("bhd, hde -> bhe", mixed, self.value_weight).flatten(1) + self.value_bias
+        return self.projection(values[:, None])
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
