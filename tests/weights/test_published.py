@@ -9,7 +9,7 @@ from vitrail.weights.published import PUBLISHED, find_weights, list_weights
 
 
 def test_every_entry_fits_a_model():
-    assert len(PUBLISHED) == 14 * 3 + 4 + 8 * 3 + 8 + 4 + 8
+    assert len(PUBLISHED) == 14 * 6 + 4 + 8 * 3 + 8 + 4 + 8
     for name, weights in PUBLISHED.items():
         assert name == f"{weights.model}.{weights.tag}"
         assert weights.model in MODELS
@@ -25,6 +25,9 @@ def test_every_entry_fits_a_model():
         ("xcit", "in1k", "fb_in1k", 14),
         ("xcit", "dist_224", "fb_dist_in1k", 14),
         ("xcit", "dist_384", "fb_dist_in1k", 14),
+        ("xcit", "fb_in1k", "fb_in1k", 14),
+        ("xcit", "fb_dist_in1k", "fb_dist_in1k", 14),
+        ("xcit", "fb_dist_in1k_384", "fb_dist_in1k", 14),
         ("deit", "in1k", "fb_in1k", 8),
         ("vit", "dino", "dino", 4),
         ("vit", "augreg_in21k_ft_in1k", "augreg_in21k_ft_in1k", 8),
@@ -62,9 +65,10 @@ def test_entries_in_full():
 
 
 def test_names():
-    assert list_weights("xcit_nano_12_p8.*") == [f"xcit_nano_12_p8.{tag}" for tag in ("dist_224", "dist_384", "in1k")]
+    tags = ("dist_224", "dist_384", "fb_dist_in1k", "fb_dist_in1k_384", "fb_in1k", "in1k")
+    assert list_weights("xcit_nano_12_p8.*") == [f"xcit_nano_12_p8.{tag}" for tag in tags]
     with pytest.raises(
-        VitrailError, match=r"called 'xcit_nano_12_p8.x'; for this model there are in1k, dist_224, dist_384\.$"
+        VitrailError, match=r"called 'xcit_nano_12_p8.x'; for this model there are in1k, dist_224, dist_384, fb_in1k"
     ):
         find_weights("xcit_nano_12_p8.x")
     with pytest.raises(VitrailError, match="`vitrail models` lists what there is"):

@@ -70,6 +70,7 @@ class PublishedWeights:
 
 
 _META = "https://dl.fbaipublicfiles.com"
+_HUB = "https://huggingface.co/timm"
 
 # ImageNet top-1 at 224, at 224 after distillation, and at 384 after distillation: Table A.1.
 _XCIT_TOP1 = {
@@ -121,6 +122,19 @@ def _xcit() -> list[PublishedWeights]:
             ("in1k", "dist_224", "dist_384"), ("224", "224_dist", "384_dist"), scores, strict=True
         )
     ]
+    hub = [  # timm's copies of the same
+        PublishedWeights(
+            f"xcit_{size}",
+            f"{tag}_384" if pixels == 384 else tag,
+            f"{_HUB}/xcit_{size}_{pixels}.{tag}/resolve/main/model.safetensors",
+            "Apache-2.0",
+            num_classes=1000,
+            size=pixels,
+            score=score,
+        )
+        for size, scores in _XCIT_TOP1.items()
+        for tag, pixels, score in zip(("fb_in1k", "fb_dist_in1k", "fb_dist_in1k"), (224, 224, 384), scores, strict=True)
+    ]
     self_supervised = [
         PublishedWeights(
             f"xcit_{size}",
@@ -152,7 +166,7 @@ def _xcit() -> list[PublishedWeights]:
             strict=True,
         )
     ]
-    return [*classifiers, *self_supervised, *dense]
+    return [*classifiers, *hub, *self_supervised, *dense]
 
 
 # ImageNet top-1 as DeiT publishes it, and the first digits of the SHA-256 that its files carry in their names.
@@ -199,7 +213,7 @@ def _vit() -> list[PublishedWeights]:
         PublishedWeights(
             model := f"vit_{size}_patch16_{pixels}",
             "augreg_in21k_ft_in1k",
-            f"https://huggingface.co/timm/{model}.augreg_in21k_ft_in1k/resolve/main/model.safetensors",
+            f"{_HUB}/{model}.augreg_in21k_ft_in1k/resolve/main/model.safetensors",
             "Apache-2.0",
             num_classes=1000,
             size=pixels,
