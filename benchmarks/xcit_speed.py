@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import astuple, dataclass, fields, replace
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
 
 import matplotlib
@@ -195,7 +195,10 @@ def memory(job: Job) -> float | None:
     """`peak_memory` in a process of its own, in MB of 10^6 bytes."""
     if job.device == "cpu" and platform.system() != "Linux":
         return None
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    # A fork server imports once for all, and has run nothing: a process that has run threads must not be forked.
+    context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
+    context.set_forkserver_preload(["timm", "vitrail.backbones.xcit_inference", "vitrail.weights", "matplotlib.pyplot"])
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
         try:
             peak = pool.submit(peak_memory, job).result()
         except (OutOfMemoryError, BrokenProcessPool):  # the latter when the kernel ended it
