@@ -326,8 +326,8 @@ class InferenceClassAttention(nn.Module):
         class_token = self.feed_forward_norm(class_token)
         class_token = self.feed_forward.branch(class_token, class_token)
         if not last:
-            patches = torch.addcmul(patches, self.attention_scale, normed)
-            patches = 2 * (self.feed_forward_norm(patches) if self.normalize_patches else patches)
+            normed.mul_(self.attention_scale).add_(patches)
+            patches = (self.feed_forward_norm(normed) if self.normalize_patches else normed).mul_(2)
         return class_token, patches
 
     def _gather(self, class_token: Tensor, patches: Tensor) -> Tensor:
