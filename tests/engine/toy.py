@@ -1,5 +1,6 @@
 """A tiny system with everything that could make two runs differ: augmentation, dropout, batch norm."""
 
+import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,10 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vitrail.config import from_json
 from vitrail.engine.experiment import Experiment
 from vitrail.engine.loop import fit
 from vitrail.engine.optim import OptimizerConfig, build_optimizer
 from vitrail.engine.task import Phase, Task
+from vitrail.errors import VitrailError
 
 
 class Point(NamedTuple):
@@ -34,7 +37,8 @@ class Points:
     def __getitem__(self, index: int) -> Point:
         label = index % 3
         own = torch.Generator().manual_seed(index)
-        features = torch.randn(6, generator=own) + label + self.noise * torch.randn(6)
+        center = 2.0 * F.one_hot(torch.tensor(label), 6)
+        features = torch.randn(6, generator=own) + center + self.noise * torch.randn(6)
         return Point(features * torch.nan if index == self.poisoned else features, label)
 
 
@@ -131,11 +135,6 @@ class ToyTask(Task):
 
 def main() -> None:
     """`toy.py FOLDER CONFIGURATION [resume]`, as a command line would call the loop."""
-    from vitrail.config import from_json
-    from vitrail.errors import VitrailError
-
-    import json
-
     experiment = from_json(json.loads(Path(sys.argv[2]).read_text()))
     try:
         fit(experiment, sys.argv[1], resume="resume" in sys.argv)
@@ -144,8 +143,7 @@ def main() -> None:
 
 
 # Configurations are found again by a name below `vitrail`.
-for thing in (Toy,):
-    thing.__module__ = "vitrail.toy"
+Toy.__module__ = "vitrail.toy"
 sys.modules["vitrail.toy"] = sys.modules[__name__]
 
 if __name__ == "__main__":

@@ -182,7 +182,7 @@ def load_optimizer(optimizer: Optimizer, module: nn.Module, tensors: Mapping[str
         owner, _, key = name.rpartition(".")
         parameter = parameters[owner]
         # Optimizers count their steps in a scalar on the CPU, which is neither moved nor sharded.
-        optimizer.state[parameter][key] = value if key == "step" else _like(parameter.detach(), value)
+        optimizer.state[parameter][key] = value.clone() if key == "step" else _like(parameter.detach(), value)
 
 
 def _whole(value: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import nn
 from vitrail.data.loader import Dataset, LoaderConfig, evaluation_batches
 from vitrail.engine.checkpoint import open_task
 from vitrail.engine.experiment import Loop
-from vitrail.engine.processes import launch, seed_all
+from vitrail.engine.processes import launch, seed_all, wrap
 from vitrail.engine.task import Task
 from vitrail.errors import VitrailError
 
@@ -102,5 +102,4 @@ def evaluate_checkpoint(
         raise VitrailError(f"The experiment of {path} has no validation data; say what to evaluate on.")
     settings = replace(experiment.loop, **loop)
     fabric = launch(settings)
-    network = fabric.setup_module(torch.compile(task) if settings.compile else task)  # type: ignore[arg-type]
-    return evaluate(fabric, network, task, dataset, settings, experiment.loader)
+    return evaluate(fabric, wrap(fabric, task, settings.compile), task, dataset, settings, experiment.loader)

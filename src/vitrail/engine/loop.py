@@ -24,7 +24,7 @@ from vitrail.engine.curves import Curves
 from vitrail.engine.evaluate import evaluate
 from vitrail.engine.experiment import Experiment
 from vitrail.engine.optim import set_schedules
-from vitrail.engine.processes import StopRequest, average_buffers, launch, seed_all
+from vitrail.engine.processes import StopRequest, average_buffers, launch, seed_all, wrap
 from vitrail.engine.progress import Report
 from vitrail.engine.run import Interrupted, Run, open_run, stop
 from vitrail.engine.task import Task
@@ -79,7 +79,7 @@ def fit(
     task = experiment.build_task()
     if initialize and previous is None:
         initialize(task)
-    network = fabric.setup_module(torch.compile(task) if loop.compile else task)  # type: ignore[arg-type]
+    network: Any = wrap(fabric, task, loop.compile)
     run = Run(fabric, experiment, Path(folder), task)
     optimizers: dict[str, Any] = {name: fabric.setup_optimizers(phase.optimizer) for name, phase in run.phases.items()}
     if previous:

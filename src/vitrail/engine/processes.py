@@ -52,8 +52,8 @@ def launch(loop: Loop) -> Fabric:
     if sharded:
         strategy = ModelParallelStrategy(_shard, data_parallel_size=devices * nodes, tensor_parallel_size=1)
     elif devices * nodes > 1 or loop.strategy == "ddp":
-        # Unused parameters: a phase, or a batch of one kind, need not use them all. It also keeps the order in which
-        # gradients are added the same from the first step on, without which no resumed run would be bit-identical.
+        # A phase, or a batch of one kind, may leave parameters unused. Looking for them also keeps the order in which
+        # gradients are sent the same from the first step on, without which a resumed run would not be bit-identical.
         strategy = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
     fabric = Fabric(
         accelerator=accelerator,
@@ -64,6 +64,25 @@ def launch(loop: Loop) -> Fabric:
     )
     fabric.launch()
     return fabric
+
+
+def wrap(fabric: Fabric, module: nn.Module, compiled: bool) -> nn.Module:
+    """Moves `module` to its device, shares it among the processes and compiles it, as was asked for at `launch`."""
+    if isinstance(fabric.strategy, DDPStrategy):
+        module = _WithSpare(module)
+    return fabric.setup_module(torch.compile(module) if compiled else module)  # type: ignore[arg-type]
+
+
+class _WithSpare(nn.Module):
+    """A module and a parameter that nothing uses: looking for unused ones, DDP would warn if it found none."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = module
+        self.spare = nn.Parameter(torch.zeros(()))
+
+    def forward(self, *arguments: Any) -> Any:
+        return self.module(*arguments)
 
 
 def _accelerator(loop: Loop) -> str:

@@ -1,0 +1,43 @@
+from pathlib import Path
+
+import pytest
+
+from vitrail.engine.curves import Curves, read_curves
+from vitrail.errors import FileError
+
+
+def test_a_resumed_run_drops_what_came_after_its_checkpoint(tmp_path: Path):
+    with Curves(tmp_path, 0) as curves:
+        curves.add(1, {"train/loss": 0.1 + 0.2}, clock={"images_per_second": 5.0})
+        curves.add(2, {"train/loss": 2.0})
+        curves.add(3, {"train/loss": 3.0})
+        curves.flush()
+    with (tmp_path / "metrics.csv").open("a") as file:
+        file.write("4,train/lo")  # killed while it wrote
+    with Curves(tmp_path, 2) as curves:
+        curves.add(3, {"train/loss": 30.0})
+    assert (tmp_path / "metrics.csv").read_text() == (
+        "step,name,value\n1,train/loss,0.30000000000000004\n2,train/loss,2.0\n3,train/loss,30.0\n"
+    )
+    assert read_curves(tmp_path) == {"train/loss": [(1, 0.1 + 0.2), (2, 2.0), (3, 30.0)]}
+
+
+def test_a_fresh_run_starts_fresh_curves(tmp_path: Path):
+    for _ in range(2):
+        with Curves(tmp_path, 0) as curves:
+            curves.add(1, {"x": 1.0})
+    assert read_curves(tmp_path) == {"x": [(1, 1.0)]}
+    with pytest.raises(FileError, match="There are no curves"):
+        read_curves(tmp_path / "elsewhere")
+
+
+def test_tensorboard_shows_the_resumed_curve_alone(tmp_path: Path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for start, values in ((0, (1.0, 2.0, 3.0)), (2, (30.0, 40.0))):
+        with Curves(tmp_path, start) as curves:
+            for step, value in enumerate(values, start + 1):
+                curves.add(step, {"loss": value})
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 1), (2, 2), (3, 30), (4, 40)]

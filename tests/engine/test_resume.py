@@ -1,0 +1,102 @@
+"""Killed at any moment and resumed, a run ends with the bits of one that was not."""
+
+import os
+import random
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from vitrail.data.loader import LoaderConfig
+from vitrail.engine import checkpoint as checkpoints
+from vitrail.engine.experiment import Loop
+from vitrail.engine.loop import fit
+
+LOOP = Loop(
+    steps=60,
+    batch_size=8,
+    accelerator="cpu",
+    accumulate=2,
+    ema=0.9,
+    log_every=4,
+    evaluate_every=2.0,
+    checkpoint_every=3,
+    keep_every=25,
+    monitor="top1",
+)
+
+
+def toy_with(toy, **fields):
+    """Everything that could make two runs differ, all at once."""
+    return toy.Toy(loop=LOOP, loader=LoaderConfig(workers=0), dropout=0.2, batch_norm=True, **fields)
+
+
+def assert_same_run(one: Path, other: Path, all_tensors) -> None:
+    assert (one / "metrics.csv").read_bytes() == (other / "metrics.csv").read_bytes()
+    names = [path.name for path in sorted((one / "checkpoints").iterdir())]
+    assert [path.name for path in sorted((other / "checkpoints").iterdir())] == names
+    assert "step_00000050.safetensors" in names and "best.safetensors" in names
+    for name in names:
+        expected, found = (all_tensors(folder / "checkpoints" / name) for folder in (one, other))
+        assert expected.keys() == found.keys()
+        assert all(torch.equal(expected[key], found[key]) for key in expected), name
+        headers = [checkpoints.load(folder / "checkpoints" / name).header for folder in (one, other)]
+        assert headers[0] == headers[1]
+
+
+@pytest.mark.parametrize(("world_size", "adversary"), [(1, False), (1, True), (2, False)])
+def test_killed_again_and_again(toy, forked, all_tensors, tmp_path, world_size, adversary):
+    experiment = toy_with(toy, adversary=adversary)
+    experiment = replace(experiment, loop=replace(LOOP, devices=world_size))
+    whole = forked(lambda rank: fit(experiment, tmp_path / "whole"), world_size)
+    assert whole.wait() == [0] * world_size, whole.log.read_text()
+    duration = time.monotonic() - whole.started
+
+    moments = random.Random(world_size)
+    kills = 0
+    while True:
+        run = forked(lambda rank: fit(experiment, tmp_path / "killed", resume=True), world_size)
+        time.sleep(moments.uniform(0.15, 0.75) * duration)
+        done = os.waitpid(run.pids[0], os.WNOHANG)[0]
+        if done:
+            break
+        run.kill()
+        assert run.wait() == [-signal.SIGKILL] * world_size
+        kills += 1
+        assert kills < 40, run.log.read_text()
+    for pid in run.pids[1:]:
+        os.waitpid(pid, 0)
+    assert kills >= 1
+    leftovers = [path for path in (tmp_path / "killed" / "checkpoints").iterdir() if path.name.startswith(".")]
+    for path in leftovers:  # a file that was being written when its process was killed; never under a final name
+        path.unlink()
+    assert_same_run(tmp_path / "whole", tmp_path / "killed", all_tensors)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_killed_while_a_checkpoint_is_written(toy, forked, all_tensors, tmp_path, monkeypatch, share):
+    experiment = toy_with(toy)
+    whole = forked(lambda rank: fit(experiment, tmp_path / "whole"))
+    assert whole.wait() == [0], whole.log.read_text()
+
+    plain, calls = checkpoints.save_file, []
+
+    def die(tensors, path, metadata):
+        plain(tensors, path, metadata)
+        calls.append(path)
+        if len(calls) == 7:
+            os.truncate(path, int(share * Path(path).stat().st_size))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(checkpoints, "save_file", die)
+    killed = forked(lambda rank: fit(experiment, tmp_path / "killed"))
+    assert killed.wait() == [-signal.SIGKILL]
+    monkeypatch.undo()
+    (half,) = (path for path in (tmp_path / "killed" / "checkpoints").iterdir() if path.name.startswith("."))
+    half.unlink()
+    resumed = forked(lambda rank: fit(experiment, tmp_path / "killed", resume=True))
+    assert resumed.wait() == [0], resumed.log.read_text()
+    assert_same_run(tmp_path / "whole", tmp_path / "killed", all_tensors)
