@@ -1,11 +1,20 @@
 """Several processes do what one does."""
 
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from vitrail.config import to_json
 from vitrail.data.loader import LoaderConfig
 from vitrail.engine.checkpoint import load
 from vitrail.engine.curves import read_curves
@@ -17,11 +26,12 @@ LOOP = Loop(steps=6, batch_size=8, accelerator="cpu", log_every=2, evaluate_ever
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_two_processes_are_one_to_rounding(toy, forked, tmp_path, strategy):
-    experiment = toy.Toy(loop=LOOP, loader=LoaderConfig(workers=0))
+@pytest.mark.parametrize(("adversary", "accumulate"), [(False, 1), (True, 2)])
+def test_two_processes_are_one_to_rounding(toy, forked, tmp_path, strategy, adversary, accumulate):
+    experiment = toy.Toy(loop=LOOP, loader=LoaderConfig(workers=0), adversary=adversary)
     one = forked(lambda rank: fit(experiment, tmp_path / "one"))
     assert one.wait() == [0], one.log.read_text()
-    shared = replace(experiment, loop=replace(LOOP, devices=2, strategy=strategy))
+    shared = replace(experiment, loop=replace(LOOP, devices=2, strategy=strategy, accumulate=accumulate))
     two = forked(lambda rank: fit(shared, tmp_path / "two"), world_size=2)
     assert two.wait() == [0, 0], two.log.read_text()
     checkpoints = [load(tmp_path / name / "checkpoints" / "last.safetensors") for name in ("one", "two")]
@@ -37,9 +47,45 @@ def test_two_processes_are_one_to_rounding(toy, forked, tmp_path, strategy):
     assert all(value == 7 for _, value in curves[1]["validation/samples"])  # each of seven counts once
 
 
-def test_seeding_depends_on_every_number_and_reaches_every_generator():
-    import random
+def test_the_launcher_and_a_request_to_stop_one_of_its_processes(toy, tmp_path):
+    """As from a shell: one command, which starts the second process itself; only the first one is told to stop."""
+    loop = replace(LOOP, steps=100_000, devices=2, checkpoint_every=5)
+    experiment = toy.Toy(loop=loop, loader=LoaderConfig(workers=0))
+    (tmp_path / "toy.json").write_text(json.dumps(to_json(experiment)))
+    last = tmp_path / "run" / "checkpoints" / "last.safetensors"
+    command = [sys.executable, "-W", "error", toy.__file__, tmp_path / "run", tmp_path / "toy.json"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        try:
+            while not last.exists() and process.poll() is None:
+                time.sleep(0.05)
+            process.terminate()
+            _, said = process.communicate(timeout=60)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 130, said
+    step = load(last).header.step
+    assert said.count(f"vitrail: Stopped after step {step} of 100000; go on with --resume in {tmp_path / 'run'}.") == 1
+    assert "Warning" not in said and "Traceback" not in said
 
+
+@pytest.mark.slow
+def test_compiled_is_eager_to_rounding(toy, forked, tmp_path):
+    experiment = toy.Toy(loop=LOOP, loader=LoaderConfig(workers=0))
+    compiled = replace(experiment, loop=replace(LOOP, compile=True, devices=2))
+    eager = forked(lambda rank: fit(experiment, tmp_path / "eager"))
+    assert eager.wait() == [0], eager.log.read_text()
+    run = forked(lambda rank: fit(compiled, tmp_path / "compiled"), world_size=2)
+    assert run.wait() == [0, 0], run.log.read_text()
+    expected, found = (
+        load(tmp_path / name / "checkpoints" / "last.safetensors").tensors("model") for name in ("eager", "compiled")
+    )
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_seeding_depends_on_every_number_and_reaches_every_generator():
     def draws(*numbers):
         seed_all(*numbers)
         return torch.rand(()).item(), np.random.rand(), random.random()

@@ -139,7 +139,8 @@ def main() -> None:
     try:
         fit(experiment, sys.argv[1], resume="resume" in sys.argv)
     except VitrailError as error:
-        sys.exit(f"vitrail: {error}")
+        print(f"vitrail: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
 
 
 # Configurations are found again by a name below `vitrail`.

@@ -55,6 +55,8 @@ def open_run(fabric: Fabric, experiment: Experiment, folder: Path, resume: bool)
         try:
             refusal = _refusal(folder, last, configuration, resume)
             if refusal is None:
+                for unfinished in last.parent.glob(".*.safetensors"):  # what a killed run was writing
+                    unfinished.unlink()
                 write_text(folder / "config.json", json.dumps(configuration, indent=2) + "\n")
         except VitrailError as error:
             refusal = str(error)
