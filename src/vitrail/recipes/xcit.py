@@ -147,7 +147,7 @@ def xcit_grocery(model: str = "xcit_nano_12_p16") -> Classification:
             grocery, list=grocery / "train.txt", label_column=2, classes=grocery / "classes.csv", class_column=2
         ),
         validation=grocery / "val.txt",
-        loop=Loop(epochs=40, batch_size=64, log_every=10, evaluate_every=5, monitor="top1"),
+        loop=Loop(epochs=20, batch_size=64, log_every=10, evaluate_every=5, monitor="top1"),
     )
 
 
