@@ -51,7 +51,8 @@ class LocalPatchInteraction(nn.Module):
 
     def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """[B, h * w, d] -> [B, h * w, d] for a grid (h, w)."""
-        picture = tokens.mT.unflatten(2, grid)
+        # Channels last, by strides that say so also for one image: the convolutions then copy nothing.
+        picture = tokens.unflatten(1, grid).permute(0, 3, 1, 2)
         picture = self.convolution2(self.norm(nn.functional.gelu(self.convolution1(picture))))
         return picture.flatten(2).mT
 
