@@ -1,4 +1,4 @@
-"""Configurations: frozen dataclasses, to JSON and back.
+"""Configurations: frozen dataclasses, their values checked, to JSON and back.
 
 Every dataclass becomes an object with a `type`, its module and name below `vitrail`, so that a checkpoint carries
 its whole configuration and opens without the recipe that wrote it.
@@ -6,14 +6,42 @@ its whole configuration and opens without the recipe that wrote it.
 
 import dataclasses
 import importlib
+import math
 import types
 import typing
+from operator import ge, gt, le, lt
 from pathlib import Path
 from typing import Any
 
 from vitrail.errors import VitrailError
 
 Json = dict[str, Any] | list[Any] | str | int | float | bool | None
+
+
+def check_range(
+    config: Any,
+    *names: str,
+    least: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    most: float | None = None,
+) -> None:
+    """Checks fields that hold numbers, from the `__post_init__` of a configuration.
+
+    A tuple is checked number by number; None stands for itself.
+
+    Raises:
+        VitrailError: a field holds a number that is not finite or out of the range, or no number.
+    """
+    limits = (("at least", ge, least), ("above", gt, above), ("below", lt, below), ("at most", le, most))
+    given = [(words, holds, limit) for words, holds, limit in limits if limit is not None]
+    for name in names:
+        value = getattr(config, name)
+        for number in value if isinstance(value, tuple) else (value,):
+            finite = isinstance(number, int | float) and math.isfinite(number)
+            if number is not None and not (finite and all(holds(number, limit) for _, holds, limit in given)):
+                wanted = " and ".join(f"{words} {limit:g}" for words, _, limit in given if finite) or "a finite number"
+                raise VitrailError(f"{type(config).__name__}.{name} is {number}; it must be {wanted}.")
 
 
 def to_json(value: Any) -> Json:
@@ -39,7 +67,7 @@ def from_json(value: Json) -> Any:
     """The configuration that `to_json` stored.
 
     Raises:
-        VitrailError: the JSON names a type or a field that this version does not have.
+        VitrailError: the JSON names a type or a field that this version does not have, or lacks one that it needs.
     """
     if isinstance(value, list):
         return tuple(from_json(item) for item in value)
@@ -56,6 +84,15 @@ def from_json(value: Json) -> Any:
             "have; open it with the version that wrote it."
         )
     hints = typing.get_type_hints(cls)
+    required = {
+        field.name
+        for field in dataclasses.fields(cls)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    }
+    if missing := sorted(required - given.keys()):
+        raise VitrailError(
+            f"The configuration lacks {', '.join(missing)} of {value['type']}; open it with the version that wrote it."
+        )
     return cls(**{key: _as_declared(item, hints[key]) for key, item in given.items()})
 
 

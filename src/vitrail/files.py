@@ -25,14 +25,16 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     under the final name.
 
     Raises:
-        FileError: the folder cannot be made or written to.
+        FileError: the folder cannot be made or written to, the disk is full, or `path` is a folder.
     """
     path = Path(path)
+    if path.is_dir():
+        raise FileError(f"Cannot write {path}: it is a folder; give the name of a file.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
     except OSError as error:
-        raise FileError(f"Cannot write {path}: {error.strerror}; choose a folder that you may write to.") from None
+        raise _cannot_write(path, error) from None
     os.close(handle)
     temporary = Path(name)
     try:
@@ -43,8 +45,16 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        raise _cannot_write(path, error) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _cannot_write(path: Path, error: OSError) -> FileError:
+    in_the_way = isinstance(error, FileExistsError | NotADirectoryError)
+    reason = "a file stands where its folder should be" if in_the_way else error.strerror or error
+    return FileError(f"Cannot write {path}: {reason}; make room, or choose a folder that you may write to.")
 
 
 def write_text(path: str | Path, text: str) -> None:

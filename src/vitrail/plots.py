@@ -1,5 +1,6 @@
 """Figures: matplotlib without a screen, loaded only when something is drawn."""
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,14 +24,29 @@ def new_figure(width: float, height: float) -> "Figure":
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def check_format(path: str | Path) -> None:
+    """Tells whether a figure can be written to `path`, before anything is computed for it.
+
+    Raises:
+        VitrailError: the suffix names no format of pictures, or matplotlib is not installed.
+    """
+    formats = new_figure(1, 1).canvas.get_supported_filetypes()
+    if Path(path).suffix[1:].lower() not in formats:
+        raise VitrailError(f"Cannot draw {path}: its suffix names no format; use a name that ends in .png.")
+
+
+def plain(text: str) -> str:
+    """`text` as a figure shows it: no formulas between dollar signs, no bytes of names that are not UTF-8."""
+    return text.encode("utf-8", "replace").decode().replace("$", r"\$")
+
+
 def save_figure(figure: "Figure", path: str | Path) -> None:
     """Writes a figure in the format that the suffix of `path` names.
 
     Raises:
         VitrailError: the suffix names no format of pictures, or the file cannot be written.
     """
-    with atomic_path(path) as temporary:
-        try:
-            figure.savefig(temporary, dpi=120)
-        except ValueError as error:
-            raise VitrailError(f"Cannot draw {path}: {error}; use a name that ends in .png.") from None
+    check_format(path)
+    with atomic_path(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # a box stands for it
+        figure.savefig(temporary, dpi=120)

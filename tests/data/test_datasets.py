@@ -104,7 +104,7 @@ def test_a_list_elsewhere(tmp_path, write_image, to_array):
     [
         ("a.png,1\nb.png\n", "Line 2 of .*list.txt differs from those before"),
         ("a.png,1\nb.png,1\n", "Line 1 of .*list.txt has no column 2"),
-        ("", "There is no image in"),
+        ("", "There is no image in the list"),
     ],
 )
 def test_bad_lists(lines, message, tmp_path, to_array):

@@ -197,8 +197,8 @@ def test_bad_settings():
         training_batches(Numbers(8), batch_size=8, steps=1, accumulate=3, world_size=2)
     with pytest.raises(VitrailError, match="The data set is empty"):
         training_batches(Numbers(0), batch_size=8, steps=1)
-    with pytest.raises(VitrailError, match="repeats is 0"):
-        training_batches(Numbers(8), batch_size=8, steps=1, loader=LoaderConfig(repeats=0))
+    with pytest.raises(VitrailError, match=r"LoaderConfig\.repeats is 0; it must be at least 1"):
+        LoaderConfig(repeats=0)
     with pytest.raises(VitrailError, match="batch size is 0"):
         evaluation_batches(Numbers(8), batch_size=0)
 

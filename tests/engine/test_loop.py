@@ -306,7 +306,7 @@ def test_what_cannot_be_is_said(experiment, tmp_path: Path, fields, message):
     "fields", [{"epochs": 0}, {"steps": 0}, {"evaluate_every": 0.0}, {"keep_every": -1}, {"ema": 1}]
 )
 def test_senseless_loops(fields):
-    with pytest.raises(VitrailError, match=f"The loop's {next(iter(fields))} is "):
+    with pytest.raises(VitrailError, match=rf"Loop\.{next(iter(fields))} is "):
         Loop(**fields)
 
 

@@ -116,8 +116,14 @@ def test_class_names_come_from_the_training_images(photos):
 
 def test_images_without_classes_are_refused(photos):
     flat = replace(experiment(classes=None), data=ImageData(photos / "train" / "banana"))
-    with pytest.raises(VitrailError, match="have no classes; give a folder of class folders"):
-        flat.prepared().build_task()
+    with pytest.raises(VitrailError, match="have no labels; give class folders, or a list or tar shards with labels"):
+        flat.prepared()
+
+
+@pytest.mark.parametrize(("classes", "what"), [(None, "no classes"), (("a",), "only the class a")])
+def test_fewer_than_two_classes_are_refused(classes, what):
+    with pytest.raises(VitrailError, match=f"have {what}; give a folder with one folder a class"):
+        experiment(classes=classes).build_task()
 
 
 def test_training_follows_the_golden_losses(photos, tmp_path):

@@ -33,18 +33,23 @@ def test_the_teacher_stays_frozen_and_evaluating():
 def test_a_checkpoint_teaches(run, photos):
     from vitrail.weights import load_classifier
 
-    teacher = load_teacher(str(run), 10, IMAGENET)
+    teacher = load_teacher(str(run), load_classifier(run).classes, IMAGENET)
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.equal(teacher(images), load_classifier(run).model(images).argmax(1))
 
 
-def test_another_number_of_classes_is_refused(run):
-    with pytest.raises(VitrailError, match="knows 10 classes and the data has 7; distil from a teacher"):
-        load_teacher(str(run), 7, IMAGENET)
+def test_other_classes_are_refused(run):
+    from vitrail.weights import load_classifier
+
+    classes = load_classifier(run).classes
+    with pytest.raises(VitrailError, match="knows 10 classes and the data has 7; distil from one"):
+        load_teacher(str(run), classes[:7], IMAGENET)
+    with pytest.raises(VitrailError, match="knows other classes than the data has, or the same in another order; "):
+        load_teacher(str(run), classes[::-1], IMAGENET)
 
 
 @pytest.mark.parametrize("name", ["torchvision:nonsense", "timm:nonsense"])
 def test_an_unknown_teacher_is_named(name):
     with pytest.raises(VitrailError, match=rf"The teacher {name} cannot be loaded .*; give timm:NAME"):
-        load_teacher(name, 10, IMAGENET)
+        load_teacher(name, "abcdefghij", IMAGENET)

@@ -41,7 +41,7 @@ def device(name: str) -> "torch.device":
         return found or torch.device("cpu")
     try:
         chosen = torch.device(name)
-        torch.empty(0, device=chosen)
+        torch.empty(0, device=chosen).cpu()
     except (RuntimeError, AssertionError):
         raise VitrailError(f"This machine has no device {name}; take --device cpu or leave it out.") from None
     return chosen

@@ -1,8 +1,10 @@
 """`vitrail`: finds the verb, and says what went wrong in one sentence."""
 
 import argparse
+import io
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -58,6 +60,36 @@ def _version() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and gives its exit status: 0, 1 for an error that it has named, 2 for a wrong command."""
+    try:
+        try:
+            return _run(argv)
+        finally:
+            sys.stdout.flush()  # here, where a reader who has gone is expected
+    except VitrailError as error:
+        print(f"vitrail: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("vitrail: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has gone; a second failure while Python flushes at exit is of no use to anyone.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:  # a full disk, a name too long, a right that is missing, wherever it was noticed
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"vitrail: {place}{error.strerror or error}; mend that and try again.", file=sys.stderr)
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or re.search("out of memory|can't allocate memory", str(error))):
+            raise
+        print("vitrail: The memory is full; take smaller batches or smaller pictures.", file=sys.stderr)
+        return 1
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    for stream in (sys.stdin, sys.stdout):  # names of files may be any bytes
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="surrogateescape" if stream.encoding == "utf-8" else "backslashreplace")
     parser = build_parser()
     arguments, fields = parser.parse_known_args(argv)
     if arguments.version:
@@ -70,15 +102,4 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(fields)}")
     arguments.fields = fields
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    try:
-        return arguments.run(arguments)
-    except VitrailError as error:
-        print(f"vitrail: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("vitrail: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # Whoever read our output has gone; a second failure while Python flushes at exit is of no use to anyone.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    return arguments.run(arguments)

@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from vitrail.cli.inputs import print_table
+from vitrail.errors import VitrailError
 
 
 def add_verbs(verbs: Any) -> None:
@@ -23,14 +24,17 @@ def run_models(arguments: argparse.Namespace) -> int:
     """`vitrail models`."""
     from vitrail import weights
 
+    names = weights.list_weights(arguments.pattern) if arguments.weights else weights.list_models(arguments.pattern)
+    if not names:
+        raise VitrailError(f"Nothing is called {arguments.pattern}; leave the pattern out to see all.")
     if arguments.weights:
         rows = [
             (entry.name, entry.metric, "" if entry.score is None else f"{entry.score:.1f}", entry.licence)
-            for entry in map(weights.find_weights, weights.list_weights(arguments.pattern))
+            for entry in map(weights.find_weights, names)
         ]
         print_table(("weights", "measure", "published (%)", "licence"), rows)
     else:
-        print("\n".join(weights.list_models(arguments.pattern)))
+        print("\n".join(names))
     return 0
 
 

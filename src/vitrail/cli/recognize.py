@@ -68,7 +68,8 @@ def run_classify(arguments: argparse.Namespace) -> int:
         for prediction in bar.track(predictions, total=len(files), description="Classifying"):
             failed += prediction.error is not None
             if arguments.json:
-                print(json.dumps(_as_json(prediction), ensure_ascii=False), flush=True)
+                text = json.dumps(_as_json(prediction), ensure_ascii=False)
+                print(text.encode("utf-8", "backslashreplace").decode(), flush=True)  # which are JSON's escapes as well
             elif prediction.error:
                 print(f"vitrail: {prediction.error}", file=sys.stderr)
             else:

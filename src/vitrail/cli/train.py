@@ -8,6 +8,8 @@ from typing import Any
 from vitrail.cli.inputs import SIZES_HELP, add_device, positive, print_table
 from vitrail.cli.recognize import load_classifier
 
+CONFUSION_HELP = "write the confusion matrix (of the last model and resolution) as .csv or .png"
+
 
 def add_verbs(verbs: Any) -> None:
     """Adds the verbs of this file to the command line."""
@@ -33,8 +35,10 @@ def add_verbs(verbs: Any) -> None:
     evaluate.add_argument("--label-column", type=int, default=1, help="of a list file, counted from 0 (default: 1)")
     evaluate.add_argument("--sizes", type=positive, nargs="+", metavar="PIXELS", help=SIZES_HELP)
     evaluate.add_argument("--batch-size", type=positive, default=64, metavar="N")
-    evaluate.add_argument("--skip-corrupt", action="store_true", help="leave out and count unreadable files")
-    evaluate.add_argument("--confusion", type=Path, metavar="FILE", help="write the confusion matrix as .csv or .png")
+    evaluate.add_argument(
+        "--on-corrupt", choices=("stop", "skip"), default="stop", help="skip: leave out and count unreadable files"
+    )
+    evaluate.add_argument("--confusion", type=Path, metavar="FILE", help=CONFUSION_HELP)
     evaluate.add_argument("--plot", type=Path, metavar="FILE.png", help="draw accuracy against resolution (Figure 3.3)")
     evaluate.add_argument("--json", action="store_true", help="one JSON object per model and resolution")
     add_device(evaluate)
@@ -71,9 +75,13 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     """`vitrail evaluate`."""
     from vitrail.data.datasets import ImageData
     from vitrail.data.loader import LoaderConfig
+    from vitrail.plots import check_format
     from vitrail.recognize.evaluate import evaluate_at, plot_resolutions, write_confusion
 
-    loader = LoaderConfig(on_corrupt="skip" if arguments.skip_corrupt else "stop")
+    for drawing in (arguments.plot, arguments.confusion):
+        if drawing and drawing.suffix != ".csv":
+            check_format(drawing)
+    loader = LoaderConfig(on_corrupt=arguments.on_corrupt)
     data = ImageData(arguments.data, label_column=arguments.label_column)
     rows: list[tuple[str, ...]] = []
     curves: dict[str, list[tuple[int, float]]] = {}
@@ -88,10 +96,10 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
             rows.append(
                 (name, str(size), *(f"{100 * figures[key]:.2f}" for key in ("top1", "top5", "mean_class_accuracy")))
             )
-            if arguments.confusion:
-                write_confusion(result.metric.confusion, classifier.classes, arguments.confusion)
     if not arguments.json:
         print_table(("model", "pixels", "top-1 (%)", "top-5 (%)", "mean class accuracy (%)"), rows)
+    if arguments.confusion:
+        write_confusion(result.metric.confusion, classifier.classes, arguments.confusion)
     if arguments.plot:
         plot_resolutions(curves, arguments.plot)
     return 0

@@ -15,6 +15,9 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 from torchvision.transforms import InterpolationMode, v2
 
+from vitrail.config import check_range
+from vitrail.errors import VitrailError
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -44,8 +47,24 @@ class TrainTransform:
     std: tuple[float, float, float] = IMAGENET_STD
     """Divides red, green and blue after the mean is subtracted."""
 
+    def __post_init__(self) -> None:
+        check_range(self, "size", least=1)
+        check_range(self, "scale", above=0, most=1)
+        check_range(self, "ratio", "std", above=0)
+        check_range(self, "flip", "erasing", least=0, most=1)
+        check_range(self, "colour_jitter", least=0)
+        check_range(self, "mean")
+        for name in ("scale", "ratio"):
+            least, greatest = getattr(self, name)
+            if least > greatest:
+                raise VitrailError(f"TrainTransform.{name} is {least} to {greatest}; give the smaller number first.")
+
     def build(self) -> Transform:
-        """A picture (RGB) -> [3, size, size], float32."""
+        """A picture (RGB) -> [3, size, size], float32.
+
+        Raises:
+            VitrailError: timm does not understand `rand_augment`.
+        """
         crop = v2.RandomResizedCrop(self.size, self.scale, self.ratio, interpolation=InterpolationMode.BICUBIC)
         steps: list[Callable] = [crop, v2.RandomHorizontalFlip(self.flip)]
         if self.rand_augment:
@@ -76,10 +95,16 @@ class EvalTransform:
     std: tuple[float, float, float] = IMAGENET_STD
     """Divides red, green and blue after the mean is subtracted."""
 
+    def __post_init__(self) -> None:
+        check_range(self, "size", least=1)
+        check_range(self, "crop_ratio", "std", above=0)
+        check_range(self, "crop_ratio", most=1)
+        check_range(self, "mean")
+
     def build(self) -> Transform:
         """A picture (RGB) -> [3, size, size], float32."""
         resize = v2.Resize(math.floor(self.size / self.crop_ratio), InterpolationMode(self.interpolation))
-        return v2.Compose([resize, v2.CenterCrop(self.size), *_to_tensor(self.mean, self.std)])
+        return v2.Compose([_without_far_ends, resize, v2.CenterCrop(self.size), *_to_tensor(self.mean, self.std)])
 
 
 @dataclass(frozen=True)
@@ -93,6 +118,10 @@ class Mixing:
     switch: float = 0.5
     """Probability of CutMix where both are on."""
 
+    def __post_init__(self) -> None:
+        check_range(self, "mixup", "cutmix", least=0)
+        check_range(self, "switch", least=0, most=1)
+
     def build(self, classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """(images [B, 3, H, W], labels [B]) -> the mixed images and targets [B, classes], rows that sum to 1."""
         mixup = v2.MixUp(alpha=self.mixup, num_classes=classes) if self.mixup else None
@@ -105,6 +134,15 @@ class Mixing:
             return chosen(images, labels) if chosen else (images, one_hot(labels, classes).float())
 
         return mix
+
+
+def _without_far_ends(image: Image.Image) -> Image.Image:
+    """The middle of a strip more than 32 times as long as wide, which might not fit into memory when it is resized."""
+    width, height = (min(side, 32 * min(image.size)) for side in image.size)
+    if (width, height) == image.size:
+        return image
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
 
 
 def _to_tensor(mean: tuple[float, ...], std: tuple[float, ...]) -> list[Callable]:
@@ -124,4 +162,11 @@ def _rand_augment(policy: str, size: int, mean: tuple[float, ...]) -> Callable:
         "img_mean": tuple(min(255, round(255 * value)) for value in mean),
         "interpolation": Image.Resampling.BICUBIC,
     }
-    return rand_augment_transform(policy, parameters)
+    try:
+        return rand_augment_transform(policy, parameters)
+    except (AssertionError, ValueError, KeyError) as error:
+        reason = f" ({error})" if str(error) else ""
+        raise VitrailError(
+            f"TrainTransform.rand_augment is {policy!r}, which timm does not understand{reason}; "
+            "write it like rand-m9-mstd0.5-inc1, or leave it empty for none."
+        ) from None

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vitrail.config import check_range
 from vitrail.data.augmentation import Transform
 from vitrail.data.images import image_names, is_image, natural_key, read_image, scan
 from vitrail.data.labels import LabelEncoder, read_classes
@@ -131,6 +132,8 @@ class ImageList(ImageFiles):
                 yield row[0]
 
         paths = PathIndex.build(names())
+        if not len(paths):
+            raise FileError(f"There is no image in the list {file}; give one that names some, one a line.")
         labels, names_of_classes = encoder.encode(classes, file) if encoder.codes else (None, None)
         super().__init__(root or file.parent, paths, transform, labels, names_of_classes, at_least)
 
@@ -149,7 +152,8 @@ def _rows(file: Path) -> Iterator[tuple[int, list[str]]]:
                     yield number, [cell.strip() for cell in row]
                 header = header and not any(row)
     except (OSError, csv.Error) as error:
-        raise FileError(f"Cannot read the list {file}: {error}.") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise FileError(f"Cannot read the list {file}: {reason}; give a text file with a path a line.") from None
 
 
 def _split(lines: Iterator[str]) -> Iterator[list[str]]:
@@ -178,6 +182,10 @@ class ImageData:
     """Whether to read labels; without, all images at any depth below a folder count."""
     at_least: int | None = None
     """Decode large JPEGs at a fraction of their size, faster, if the short side keeps so many pixels."""
+
+    def __post_init__(self) -> None:
+        check_range(self, "label_column", "at_least", least=1)
+        check_range(self, "class_column", least=0)
 
     def open(self, transform: Transform, classes: Sequence[str] | None = None) -> ImageFiles | TarImages:
         """The data set.
@@ -234,5 +242,5 @@ class ImageData:
             if not found:
                 raise FileError(f"No tar file matches {self.root}; check the pattern.")
         else:
-            raise FileError(f"There is no {self.root}; give a folder, a list, or tar shards.")
+            raise FileError(f"There is no file or folder {self.root}; give a folder, a list, or tar shards.")
         return tuple(Path(path) for path in sorted(found, key=natural_key))

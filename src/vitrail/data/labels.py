@@ -12,6 +12,9 @@ from vitrail.errors import FileError
 
 NO_LABEL = -1
 
+MOST_CLASSES = 1_000_000
+"""Labels that are numbers count from 0: with a larger one, a column of something else has been read."""
+
 
 class LabelEncoder:
     """Gathers labels as text, one a sample, and gives each class its number.
@@ -41,12 +44,18 @@ class LabelEncoder:
             source: what errors say the labels come from.
 
         Raises:
-            FileError: a label is neither the name nor the number of a class.
+            FileError: a label is neither the name nor the number of a class, or too large a number for one.
         """
         if negative := [value for value in self.values if value.startswith("-") and value[1:].isdecimal()]:
             raise FileError(f"There is a label {negative[0]} in {source}; labels count from 0.")
         if classes is None and all(value.isdecimal() for value in self.values):
-            classes = [str(number) for number in range(1 + max(map(int, self.values)))]
+            largest = max(map(int, self.values))
+            if largest >= MOST_CLASSES:
+                raise FileError(
+                    f"There is a label {largest} in {source}, and numbers of classes are below {MOST_CLASSES:,}; "
+                    "check which column or member has the labels, or give the file with the names of the classes."
+                )
+            classes = [str(number) for number in range(1 + largest)]
         elif classes is None:
             classes = sorted(self.values, key=natural_key)
         numbers = {name: number for number, name in enumerate(classes)}
@@ -78,7 +87,8 @@ def read_classes(path: Path, column: int = 0) -> tuple[str, ...]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise FileError(f"Cannot read the class names in {path}: {error}; give a text file in UTF-8.") from None
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise FileError(f"Cannot read the class names in {path}: {reason}; give a text file in UTF-8.") from None
     if path.suffix.lower() not in (".csv", ".tsv"):
         return tuple(line.strip() for line in text.splitlines() if line.strip())
     rows = list(csv.reader(text.splitlines(), delimiter="\t" if path.suffix.lower() == ".tsv" else ","))

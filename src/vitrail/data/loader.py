@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, default_collate
 
+from vitrail.config import check_range
 from vitrail.data.corrupt import CorruptSample
 from vitrail.errors import VitrailError
 
@@ -46,6 +47,10 @@ class LoaderConfig:
     """How often each image of an epoch is augmented anew (repeated augmentation); an epoch keeps its length."""
     on_corrupt: Literal["stop", "skip"] = "stop"
     """What to do with a file that cannot be read: stop, or name it, count it and read another one instead."""
+
+    def __post_init__(self) -> None:
+        check_range(self, "workers", least=0)
+        check_range(self, "repeats", least=1)
 
 
 class Draw(NamedTuple):
@@ -125,8 +130,6 @@ def training_batches(
             f"A batch of {batch_size} cannot be shared by {world_size} processes in {accumulate} micro batches each; "
             f"choose a batch size that is a multiple of {parts}."
         )
-    if loader.repeats < 1:
-        raise VitrailError(f"The number of repeats is {loader.repeats}; it must be 1 (no repetition) or more.")
     size = _size(dataset)
     plan = _TrainingPlan(size, seed, loader.repeats, batch_size, range(start, steps), accumulate, rank, world_size)
     samples = _Samples(dataset, seed, loader.on_corrupt, replace=True)

@@ -1,5 +1,6 @@
 """Trains XCiT on the bundled photos, evaluates it, explains two pictures, and writes a report."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from vitrail.weights import load_classifier
 
 # Neither is special: the eighth test photo of two classes that look nothing alike.
 _EXPLAINED = ("banana/07.webp", "tomato/07.webp")
+_PICTURES = ("curves.png", "confusion.png", "resolutions.png", "attention.png", "norms.png")
 
 
 def run_demo(output: str | Path) -> int:
@@ -24,9 +26,9 @@ def run_demo(output: str | Path) -> int:
         VitrailError: `output` holds something other than an earlier demo.
     """
     folder = Path(output)
-    _make_room(folder)
     experiment = load_recipe("xcit_demo")
     assert isinstance(experiment, Classification) and experiment.validation
+    _make_room(folder, experiment)
     print(f"Training a small XCiT from scratch on the photos in {experiment.data.root} ...")
     result = train(experiment, folder / "run")
     classifier = load_classifier(result.folder)
@@ -65,12 +67,20 @@ def run_demo(output: str | Path) -> int:
     return 0
 
 
-def _make_room(folder: Path) -> None:
+def _make_room(folder: Path, experiment: Classification) -> None:
+    """Deletes the run of an earlier demo, and nothing else."""
+    if not folder.exists():
+        return
     run = folder / "run"
+    known = {run.name, "report.html", *_PICTURES}
+    other = not folder.is_dir() or any(path.name not in known for path in folder.iterdir())
+    if run.exists() and not other:
+        configuration = run / "config.json"
+        other = not configuration.exists() or json.dumps(str(experiment.data.root)) not in configuration.read_text()
+    if other:
+        raise VitrailError(f"{folder} holds something else than an earlier demo; give another one by -o.")
     if run.exists():
         shutil.rmtree(run)
-    elif folder.exists() and any(folder.iterdir()):
-        raise VitrailError(f"The folder {folder} holds something else; give another one by -o.")
 
 
 def _plot_curves(run: Path, path: Path) -> None:

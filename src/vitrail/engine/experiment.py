@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
+from vitrail.config import check_range
 from vitrail.data.loader import Dataset, LoaderConfig
 from vitrail.engine.task import Task
-from vitrail.errors import VitrailError
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,11 @@ class Loop:
     """Whether the monitored metric is to be large or small."""
 
     def __post_init__(self) -> None:
-        positive = ("epochs", "batch_size", "accumulate", "nodes", "log_every", "evaluate_every", "checkpoint_every")
-        optional = [name for name in ("steps", "keep_every") if getattr(self, name) is not None]
-        for name in (*positive, *optional):
-            if getattr(self, name) <= 0:
-                raise VitrailError(f"The loop's {name} is {getattr(self, name)}; it must be above zero.")
-        if self.ema is not None and not 0 <= self.ema < 1:
-            raise VitrailError(f"The loop's ema is {self.ema}; a decay must be in [0, 1).")
+        check_range(self, "epochs", "evaluate_every", above=0)
+        check_range(self, "steps", "batch_size", "accumulate", "nodes", least=1)
+        check_range(self, "log_every", "checkpoint_every", "keep_every", least=1)
+        check_range(self, "seed", least=0)
+        check_range(self, "ema", least=0, below=1)
 
 
 @dataclass(frozen=True, kw_only=True)

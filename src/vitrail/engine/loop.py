@@ -26,7 +26,7 @@ from vitrail.engine.experiment import Experiment
 from vitrail.engine.optim import set_schedules
 from vitrail.engine.processes import StopRequest, average_buffers, launch, seed_all, wrap
 from vitrail.engine.progress import Report
-from vitrail.engine.run import Interrupted, Run, open_run, stop
+from vitrail.engine.run import Interrupted, Run, occupy, open_run, stop
 from vitrail.engine.task import Task
 
 
@@ -99,6 +99,7 @@ def fit(
         world_size=fabric.world_size,
         loader=experiment.loader,
     )
+    occupy(fabric, experiment, run.folder)
     rates: dict[str, float] = {}
     throughput = Throughput()
 

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from vitrail.config import check_range
 from vitrail.errors import VitrailError
 
 
@@ -52,6 +53,13 @@ class OptimizerConfig:
     """Learning rate at the end; not scaled with the batch."""
     clip: float | None = None
     """Largest L2 norm of the gradient of all parameters together; longer ones are scaled down to it."""
+
+    def __post_init__(self) -> None:
+        check_range(self, "lr", "weight_decay", "weight_decay_end", "warmup_epochs", "warmup_lr", "min_lr", least=0)
+        check_range(self, "lr_batch_size", least=1)
+        check_range(self, "betas", "momentum", least=0, below=1)
+        check_range(self, "layer_decay", above=0, most=1)
+        check_range(self, "clip", above=0)
 
 
 def learning_rate(config: OptimizerConfig, step: int, *, steps: int, steps_per_epoch: float, batch_size: int) -> float:

@@ -43,13 +43,8 @@ def launch(loop: Loop) -> Fabric:
         logging.getLogger(name).setLevel(logging.WARNING)
     accelerator = _accelerator(loop)
     devices, nodes = _processes(loop, accelerator)
-    sharded = loop.strategy == "fsdp"
-    if loop.precision == "16-mixed" and (sharded or accelerator == "cpu"):
-        raise VitrailError(
-            f"float16 is not for {'fsdp' if sharded else 'CPUs'}; choose the precision bf16-mixed or 32-true."
-        )
     strategy: Strategy | str = "auto"
-    if sharded:
+    if loop.strategy == "fsdp":
         strategy = ModelParallelStrategy(_shard, data_parallel_size=devices * nodes, tensor_parallel_size=1)
     elif devices * nodes > 1 or loop.strategy == "ddp":
         # A phase, or a batch of one kind, may leave parameters unused. Looking for them also keeps the order in which
@@ -111,6 +106,9 @@ def _processes(loop: Loop, accelerator: str) -> tuple[int, int]:
 
 
 def _precision(loop: Loop, accelerator: str) -> Precision:
+    if loop.precision == "16-mixed" and (loop.strategy == "fsdp" or accelerator == "cpu"):
+        place = "CPUs" if accelerator == "cpu" else "fsdp"
+        raise VitrailError(f"float16 is not for {place}; choose the precision bf16-mixed or 32-true.")
     return Precision() if loop.precision == "32-true" else Autocast(loop.precision, accelerator)
 
 

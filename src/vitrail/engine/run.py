@@ -43,27 +43,42 @@ def stop(fabric: Fabric, error: VitrailError) -> NoReturn:
 
 
 def open_run(fabric: Fabric, experiment: Experiment, folder: Path, resume: bool) -> Checkpoint | None:
-    """Makes the run's folder, and opens the checkpoint to go on from, if any.
+    """Opens the checkpoint to go on from, if any.
 
     Raises:
         VitrailError: the folder holds a run and `resume` is off, or one of another configuration.
     """
     last = folder / "checkpoints" / "last.safetensors"
-    configuration = to_json(experiment)
     refusal = None
     if fabric.is_global_zero:  # alone: the others may come late and find what this one has written
         try:
-            refusal = _refusal(folder, last, configuration, resume)
-            if refusal is None:
-                for unfinished in last.parent.glob(".*.safetensors"):  # what a killed run was writing
-                    unfinished.unlink()
-                write_text(folder / "config.json", json.dumps(configuration, indent=2) + "\n")
+            refusal = _refusal(folder, last, to_json(experiment), resume)
         except VitrailError as error:
             refusal = str(error)
     refusal, found = fabric.broadcast((refusal, last.exists()))
     if refusal:
         stop(fabric, VitrailError(refusal))
     return checkpoints.load(last) if found else None
+
+
+def occupy(fabric: Fabric, experiment: Experiment, folder: Path) -> None:
+    """Makes the run's folder, which from now on holds a run.
+
+    Called when all else is ready to start: what fails before leaves nothing behind.
+
+    Raises:
+        VitrailError: the folder cannot be made or written to.
+    """
+    problem = None
+    if fabric.is_global_zero:
+        try:
+            for unfinished in (folder / "checkpoints").glob(".*.safetensors"):  # what a killed run was writing
+                unfinished.unlink()
+            write_text(folder / "config.json", json.dumps(to_json(experiment), indent=2) + "\n")
+        except VitrailError as error:
+            problem = str(error)
+    if problem := fabric.broadcast(problem):
+        stop(fabric, VitrailError(problem))
 
 
 def _refusal(folder: Path, last: Path, configuration: Json, resume: bool) -> str | None:

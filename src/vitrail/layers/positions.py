@@ -7,16 +7,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def sinusoids(height: int, width: int, dimensions: int, device: torch.device | None = None) -> Tensor:
-    """The 2-D sinusoidal encoding of Section 3.5.4, [2 * dimensions, height, width], float32.
+def sinusoids(
+    height: int,
+    width: int,
+    dimensions: int,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """The 2-D sinusoidal encoding of Section 3.5.4, [2 * dimensions, height, width], computed in `dtype`.
 
     Row y of H stands at 2 pi (y + 1) / (H + 1e-6); its first `dimensions` channels are sine and cosine, interleaved, of
     that angle over 10000^(2 i / dimensions), i = 0 .. dimensions / 2 - 1; the others encode the column likewise.
     """
 
     def axis(length: int) -> Tensor:
-        angle = torch.arange(1, length + 1, dtype=torch.float32, device=device) / (length + 1e-6) * (2 * math.pi)
-        exponent = torch.arange(0, dimensions, 2, dtype=torch.float32, device=device) / dimensions
+        angle = torch.arange(1, length + 1, dtype=dtype, device=device) / (length + 1e-6) * (2 * math.pi)
+        exponent = torch.arange(0, dimensions, 2, dtype=dtype, device=device) / dimensions
         phase = angle / (10000**exponent)[:, None]  # [dimensions / 2, length]
         return torch.stack([phase.sin(), phase.cos()], dim=1).flatten(0, 1)
 
@@ -37,7 +43,9 @@ class SinusoidalPositions(nn.Module):
     def forward(self, height: int, width: int) -> Tensor:
         """A grid of height x width -> [1, d, height, width]."""
         weight = self.projection.weight
-        encoding = sinusoids(height, width, self.dimensions_per_axis, weight.device)
+        # In float64 where the weights are, so that a float64 network is one; half precision would be too coarse here.
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        encoding = sinusoids(height, width, self.dimensions_per_axis, weight.device, dtype)
         return self.projection(encoding.to(weight.dtype)[None])
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vitrail.backbones import BackboneConfig
 from vitrail.backbones.vit import ViT
 from vitrail.backbones.xcit import XCiT, XCiTConfig
+from vitrail.config import check_range
 from vitrail.data.augmentation import EvalTransform, Mixing, TrainTransform
 from vitrail.data.corrupt import CorruptSample
 from vitrail.data.datasets import ImageData, ImageFiles
@@ -54,6 +55,9 @@ class Classification(Experiment):
     classes: tuple[str, ...] | None = None
     """Class names; by default those of the training images."""
 
+    def __post_init__(self) -> None:
+        check_range(self, "label_smoothing", least=0, most=1)
+
     def prepared(self) -> Self:
         """With the class names read from the training images."""
         return self if self.classes else replace(self, classes=self.train_dataset().classes)
@@ -63,15 +67,31 @@ class Classification(Experiment):
         return ClassificationTask(self)
 
     def train_dataset(self) -> ImageFiles | TarImages:
-        """The training images, augmented."""
-        return self.data.open(self.train_transform.build())
+        """The training images, augmented.
+
+        Raises:
+            VitrailError: they cannot be read or have no labels.
+        """
+        dataset = self.data.open(self.train_transform.build(), self.classes)
+        return _labelled(dataset, f"training images in {self.data.list or self.data.root}")
 
     def validation_dataset(self) -> Dataset | None:
-        """The validation images, prepared as for use."""
+        """The validation images, prepared as for use.
+
+        Raises:
+            VitrailError: they cannot be read, have no labels, or other classes than the training images.
+        """
         if self.validation is None:
             return None
         data = replace(self.data, root=self.validation, list=None)
-        return data.open(self.eval_transform.build(), self.classes)
+        dataset = data.open(self.eval_transform.build(), self.classes)
+        return _labelled(dataset, f"validation images in {self.validation}")
+
+
+def _labelled(dataset: ImageFiles | TarImages, what: str) -> ImageFiles | TarImages:
+    if dataset.labels is None:
+        raise VitrailError(f"The {what} have no labels; give class folders, or a list or tar shards with labels.")
+    return dataset
 
 
 class ClassificationTask(Task):
@@ -79,13 +99,15 @@ class ClassificationTask(Task):
 
     def __init__(self, experiment: Classification) -> None:
         super().__init__()
-        if not experiment.classes:
+        classes = experiment.classes or ()
+        if len(classes) < 2:
+            named = f"only the class {classes[0]}" if classes else "no classes"
             raise VitrailError(
-                "The training images have no classes; give a folder of class folders or a list with labels."
+                f"The training images have {named}; give a folder with one folder a class, or a list with labels."
             )
         self.experiment = experiment
-        self.backbone = experiment.backbone.build(len(experiment.classes))
-        self.mix = experiment.mixing.build(len(experiment.classes))
+        self.backbone = experiment.backbone.build(len(classes))
+        self.mix = experiment.mixing.build(len(classes))
         # In a tuple, for it belongs neither into checkpoints nor among the parameters.
         self._teacher: tuple[Teacher, ...] = ()
 
@@ -94,7 +116,7 @@ class ClassificationTask(Task):
         config = self.experiment.optimizer
         if name := self.experiment.teacher:
             transform = self.experiment.train_transform
-            teacher = load_teacher(name, len(self.experiment.classes or ()), (transform.mean, transform.std))
+            teacher = load_teacher(name, self.experiment.classes or (), (transform.mean, transform.std))
             self._teacher = (teacher.to(next(self.parameters()).device),)
         return {"train": Phase(build_optimizer(config, self.backbone), config)}
 

@@ -1,5 +1,7 @@
 """Hard distillation: a convolutional teacher's decision as a second label (Section 3.5.1, after DeiT)."""
 
+from collections.abc import Sequence
+
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -43,13 +45,15 @@ class Teacher(nn.Module):
         return self.network(images * self.scale + self.shift).argmax(dim=1)
 
 
-def load_teacher(name: str, classes: int, student: Statistics) -> Teacher:
+def load_teacher(name: str, classes: Sequence[str], student: Statistics) -> Teacher:
     """The teacher `timm:NAME`, `torchvision:NAME` (pretrained weights of that library) or a checkpoint of Vitrail.
 
     Raises:
-        VitrailError: there is no such teacher, its weights cannot be had, or it knows another number of classes.
+        VitrailError: there is no such teacher, its weights cannot be had, or it knows other classes than `classes`, as
+            far as it tells: published teachers tell their number alone.
     """
     library, colon, model = name.partition(":")
+    names = None
     try:
         if colon and library == "timm":
             import timm
@@ -64,6 +68,7 @@ def load_teacher(name: str, classes: int, student: Statistics) -> Teacher:
             experiment, task = open_task(name)
             network, transform = task.backbone, experiment.eval_transform
             statistics = (transform.mean, transform.std)
+            names = experiment.classes
     except VitrailError:
         raise
     except Exception as error:  # whatever either library raises for an unknown name or without a network
@@ -74,9 +79,9 @@ def load_teacher(name: str, classes: int, student: Statistics) -> Teacher:
     teacher = Teacher(network, student, statistics)
     with torch.no_grad():
         known = teacher.network(torch.zeros(1, 3, 224, 224)).shape[1]
-    if known != classes:
-        raise VitrailError(
-            f"The teacher {name} knows {known} classes and the data has {classes}; "
-            "distil from a teacher that was trained on the same classes."
-        )
+    if known != len(classes) or (names is not None and tuple(names) != tuple(classes)):
+        differ = f"knows {known} classes and the data has {len(classes)}"
+        if known == len(classes):
+            differ = "knows other classes than the data has, or the same in another order"
+        raise VitrailError(f"The teacher {name} {differ}; distil from one that was trained on the same classes.")
     return teacher

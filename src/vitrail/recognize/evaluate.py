@@ -13,7 +13,7 @@ from vitrail.data.loader import LoaderConfig, evaluation_batches
 from vitrail.errors import VitrailError
 from vitrail.files import atomic_path
 from vitrail.metrics.classification import Classification
-from vitrail.plots import new_figure, save_figure
+from vitrail.plots import new_figure, plain, save_figure
 from vitrail.recognize.classify import Classifier
 
 
@@ -64,7 +64,7 @@ def plot_resolutions(curves: Mapping[str, Sequence[tuple[int, float]]], path: st
     axis = figure.subplots()
     for name, points in curves.items():
         sizes, accuracies = zip(*sorted(points), strict=True)
-        axis.plot(sizes, [100 * accuracy for accuracy in accuracies], marker="o", label=name)
+        axis.plot(sizes, [100 * accuracy for accuracy in accuracies], marker="o", label=plain(name))
     axis.set_xlabel("test resolution (pixels)")
     axis.set_ylabel("top-1 accuracy (%)")
     axis.grid(alpha=0.3)
@@ -81,7 +81,10 @@ def write_confusion(confusion: Tensor, classes: Sequence[str], path: str | Path)
         path: where to.
     """
     if Path(path).suffix == ".csv":
-        with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        with (
+            atomic_path(path) as temporary,
+            temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+        ):
             writer = csv.writer(file)
             writer.writerow(["true \\ predicted", *classes])
             writer.writerows([name, *row] for name, row in zip(classes, confusion.tolist(), strict=True))
@@ -90,8 +93,9 @@ def write_confusion(confusion: Tensor, classes: Sequence[str], path: str | Path)
     figure = new_figure(side, side)
     axis = figure.subplots()
     axis.imshow((confusion / confusion.sum(dim=1, keepdim=True).clamp(min=1)).numpy(), cmap="Blues", vmin=0, vmax=1)
-    axis.set_xticks(range(len(classes)), classes, rotation=90, fontsize=7)
-    axis.set_yticks(range(len(classes)), classes, fontsize=7)
+    names = [plain(name) for name in classes]
+    axis.set_xticks(range(len(classes)), names, rotation=90, fontsize=7)
+    axis.set_yticks(range(len(classes)), names, fontsize=7)
     axis.set_xlabel("predicted")
     axis.set_ylabel("true")
     for row, column in confusion.nonzero().tolist():

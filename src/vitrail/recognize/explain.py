@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitrail.backbones.xcit import XCiT
+from vitrail.data.corrupt import CorruptSample
 from vitrail.data.images import read_image
-from vitrail.errors import VitrailError
+from vitrail.errors import FileError, VitrailError
 from vitrail.layers.blocks import ClassAttentionBlock, XCiTBlock
-from vitrail.plots import new_figure, save_figure
+from vitrail.plots import check_format, new_figure, plain, save_figure
 from vitrail.recognize.classify import Classifier
 
 Kind = Literal["class-attention", "norms"]
@@ -101,11 +102,15 @@ def explain(
     model, transform = classifier.model, classifier.transform
     if not isinstance(model, XCiT):
         raise VitrailError("Only an XCiT's attention can be drawn, and this model is none.")
+    check_format(output)
     prepare = transform.build()
     device = next(model.parameters()).device
     columns = []
     for path in paths:
-        image = prepare(read_image(path))
+        try:
+            image = prepare(read_image(path))
+        except CorruptSample as error:
+            raise FileError(f"Cannot read {path}: {error.reason}; leave it out.") from None
         batch = image[None].to(device)
         if kind == "class-attention":
             heads = class_attention(model, batch, layer)[0]
@@ -115,7 +120,7 @@ def explain(
             maps = [("query norm", query_norm[0]), ("key norm", key_norm[0])]
         deviation, mean = (torch.tensor(x).view(-1, 1, 1) for x in (transform.std, transform.mean))
         picture = (image * deviation + mean).clamp(0, 1).permute(1, 2, 0)
-        columns.append([(path.name, picture, None), *((title, picture, overlay) for title, overlay in maps)])
+        columns.append([(plain(path.name), picture, None), *((title, picture, overlay) for title, overlay in maps)])
     _draw(columns, output)
 
 

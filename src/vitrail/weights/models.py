@@ -132,9 +132,13 @@ def imagenet_classes() -> tuple[str, ...]:
 def _exported_classifier(path: Path, backbone: BackboneWeights, metadata: dict[str, Any]) -> "Classifier":
     from vitrail.recognize.classify import Classifier
 
-    model = from_json(metadata["backbone"]).build(backbone.num_classes).eval()
+    try:
+        config, classes, transform = metadata["backbone"], tuple(metadata["classes"]), metadata["transform"]
+    except KeyError as error:
+        raise FileError(f"{path} does not say its {error.args[0]}; export it anew.") from None
+    model = from_json(config).build(backbone.num_classes).eval()
     load_backbone(model, backbone, where=str(path))
-    return Classifier(model, tuple(metadata["classes"]), from_json(metadata["transform"]))
+    return Classifier(model, classes, from_json(transform))
 
 
 def _read(weights: str | Path) -> BackboneWeights:
