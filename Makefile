@@ -19,8 +19,9 @@ $(VENV)/ready: pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/vitrail demo
 
+# Two processes of one thread each: more threads than cores wait for each other.
 test: setup
-	$(BIN)/pytest -n 2 -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow and not gpu"
 
 test-slow: setup
 	$(BIN)/pytest -m "slow"
