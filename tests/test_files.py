@@ -1,3 +1,5 @@
+import errno
+import os
 import stat
 
 import pytest
@@ -27,5 +29,21 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(FileError, match=r"Cannot write .*file/inside\.txt: .*; choose a folder"):
+    with pytest.raises(FileError, match=r"Cannot write .*file/inside\.txt: a file stands where its folder should be; "):
         write_text(tmp_path / "file" / "inside.txt", "")
+
+
+def test_a_folder_is_not_written_over(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(FileError, match=r"Cannot write .*folder: it is a folder; give the name of a file"):
+        write_text(tmp_path / "folder", "")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path):
+    with (
+        pytest.raises(FileError, match=r"Cannot write .*file: No space left on device; make room"),
+        atomic_path(tmp_path / "file"),
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert list(tmp_path.iterdir()) == []

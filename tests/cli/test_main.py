@@ -1,5 +1,8 @@
+import errno
 import io
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -177,3 +180,58 @@ def test_export_writes_a_file_that_opens_again(run, photos, tmp_path, capsys):
         assert main(["recognize", "classify", str(model), picture, "--json"]) == 0
     first, second = capsys.readouterr().out.splitlines()
     assert first == second
+
+
+def test_names_that_are_not_utf8_come_out_as_they_went_in(run, photos, tmp_path):
+    name = tmp_path / os.fsdecode(b"\xff.webp")
+    shutil.copy(photos / "test" / "banana" / "00.webp", name)
+    listed = subprocess.run([VITRAIL, "recognize", "classify", run, "-"], input=os.fsencode(name), capture_output=True)
+    assert listed.stdout.startswith(os.fsencode(name) + b"  ")
+    as_json = subprocess.run([VITRAIL, "recognize", "classify", run, name, "--json"], capture_output=True, check=True)
+    assert json.loads(as_json.stdout.decode("utf-8"))["path"] == str(name)
+
+
+def test_a_reader_who_has_gone_is_no_error(run, photos):
+    for command in (["models"], ["train", "xcit_folder", "--help"]):
+        process = subprocess.Popen([VITRAIL, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process.stdout.close()
+        assert process.stderr.read() == b"" and process.wait() == 141
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "a.png"), "a.png: No space left on device; mend that"),
+        (MemoryError(), "The memory is full; take smaller batches"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "The memory is full; take smaller batches"),
+    ],
+)
+def test_what_the_machine_lacks_is_one_sentence(monkeypatch, capsys, error, sentence):
+    def fail(arguments):
+        raise error
+
+    monkeypatch.setattr("vitrail.cli.models.run_models", fail)
+    assert main(["models"]) == 1
+    assert capsys.readouterr().err.startswith(f"vitrail: {sentence}")
+
+
+def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
+    def fail(arguments):
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr("vitrail.cli.models.run_models", fail)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        main(["models"])
+
+
+def test_a_pattern_that_nothing_matches_is_named(capsys):
+    for options in ([], ["--weights"]):
+        assert main(["models", "nonsense*", *options]) == 1
+        assert "Nothing is called nonsense*; leave the pattern out" in capsys.readouterr().err
+
+
+def test_a_picture_that_could_not_be_written_is_refused_before_the_work(run, photos, capsys):
+    for option in ("--confusion", "--plot"):
+        command = ["evaluate", str(run), "--data", str(photos / "nowhere"), option, "figure"]
+        assert main(command) == 1
+        assert "Cannot draw figure: its suffix names no format" in capsys.readouterr().err

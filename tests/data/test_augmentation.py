@@ -3,11 +3,13 @@ import random
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from timm.data import create_transform
 from torchvision.transforms import v2
 
 from vitrail.data.augmentation import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, Mixing, TrainTransform
 from vitrail.data.loader import seeded
+from vitrail.errors import VitrailError
 
 
 @pytest.mark.parametrize(("size", "ratio"), [(64, 1.0), (64, 0.875), (96, 0.9), (160, 1.0)])
@@ -105,3 +107,22 @@ def test_only_the_global_generators_decide(photo):
         torch.manual_seed(3), random.seed(3), np.random.seed(3)
         results.append(torch.stack([transform(photo) for _ in range(8)]))
     assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("size", [(1, 10_000_000), (10_000_000, 1)])
+def test_of_a_long_strip_the_middle_is_prepared(size):
+    """Resized whole, it would have 41 billion pixels."""
+    strip = Image.new("RGB", size)
+    strip.putpixel((size[0] // 2, size[1] // 2), (255, 255, 255))
+    prepared = EvalTransform(size=64, mean=(0, 0, 0), std=(1, 1, 1)).build()(strip)
+    assert prepared.shape == (3, 64, 64) and prepared.max() > 0.5
+
+
+def test_the_smaller_number_stands_first():
+    with pytest.raises(VitrailError, match=r"TrainTransform\.ratio is 2 to 1; give the smaller number first"):
+        TrainTransform(ratio=(2, 1))
+
+
+def test_an_unknown_policy_is_named():
+    with pytest.raises(VitrailError, match="rand_augment is 'nonsense', which timm does not understand"):
+        TrainTransform(rand_augment="nonsense").build()

@@ -61,3 +61,8 @@ def test_class_files_that_contradict_themselves(text, column, message, tmp_path)
 def test_missing_class_file(tmp_path):
     with pytest.raises(FileError, match="Cannot read the class names"):
         read_classes(tmp_path / "none.txt")
+
+
+def test_a_number_too_large_for_a_class_is_refused():
+    with pytest.raises(FileError, match=r"a label 99999999999 in list.txt, and numbers of classes are below 1,000,000"):
+        encode(["3", "99999999999"])

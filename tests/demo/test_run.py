@@ -36,9 +36,17 @@ def test_the_report_carries_its_pictures_and_states_what_was_measured(tiny, tmp_
 
 def test_a_folder_with_other_things_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(VitrailError, match="holds something else; give another one by -o"):
+    with pytest.raises(VitrailError, match="holds something else than an earlier demo; give another one by -o"):
         demo.run_demo(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_run_of_ones_own_is_left_alone(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text('{"data": {"root": "my/photos"}}')
+    with pytest.raises(VitrailError, match="holds something else than an earlier demo"):
+        demo.run_demo(tmp_path)
+    assert (tmp_path / "run" / "config.json").exists()
 
 
 @pytest.mark.slow  # about a minute and a half

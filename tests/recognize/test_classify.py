@@ -188,3 +188,17 @@ def test_at_size_changes_the_transform_alone(classifier):
     changed = classifier.at_size(64)
     assert changed.transform.size == 64 and changed.model is classifier.model
     assert classifier.transform.size == 48
+
+
+def test_validation_images_without_labels_are_refused(photos):
+    flat = experiment(validation=photos / "test" / "banana")
+    with pytest.raises(VitrailError, match=r"The validation images in .*banana have no labels"):
+        flat.validation_dataset()
+
+
+def test_training_and_validation_images_number_the_classes_alike(photos):
+    names = tuple(sorted((folder.name for folder in (photos / "train").iterdir()), reverse=True))
+    reversed_ = experiment(data=ImageData(photos / "train"), validation=photos / "test", classes=names)
+    for dataset in (reversed_.train_dataset(), reversed_.validation_dataset()):
+        assert dataset.classes == names
+        assert names[dataset[0].label] == dataset.paths[0].split("/")[0]

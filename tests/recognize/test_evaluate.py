@@ -1,4 +1,5 @@
 import csv
+import os
 
 import pytest
 import sklearn.metrics
@@ -49,3 +50,10 @@ def test_the_plot_of_resolutions_is_a_picture(tmp_path):
     plot_resolutions({"XCiT": [(224, 0.8), (160, 0.7)], "DeiT": [(160, 0.6)]}, tmp_path / "plot.png")
     with Image.open(tmp_path / "plot.png") as picture:
         assert picture.size == (600, 432)
+
+
+def test_names_of_any_bytes_and_signs_are_drawn_and_written(tmp_path):
+    names = ("a$b$", os.fsdecode(b"\xff"), "\u65e5")
+    write_confusion(torch.eye(3, dtype=torch.int64), names, tmp_path / "confusion.png")
+    write_confusion(torch.eye(3, dtype=torch.int64), names, tmp_path / "confusion.csv")
+    assert b",a$b$,\xff,\xe6\x97\xa5" in (tmp_path / "confusion.csv").read_bytes()
