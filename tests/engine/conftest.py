@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import sys
-import time
 import traceback
 import warnings
 from collections.abc import Callable
@@ -34,7 +33,6 @@ class Forked:
 
     def __init__(self, work: Callable[[int], None], world_size: int, log: Path):
         self.log = log
-        self.started = time.monotonic()
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -70,6 +68,10 @@ class Forked:
     def kill(self, number: int = signal.SIGKILL) -> None:
         for pid in self.pids:
             os.kill(pid, number)
+
+    def ended(self) -> bool:
+        """Whether the first process has come to its end."""
+        return os.waitid(os.P_PID, self.pids[0], os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def wait(self) -> list[int]:
         """Exit codes, minus the signal's number where one ended it."""

@@ -49,6 +49,14 @@ def assert_same_run(one: Path, other: Path, all_tensors) -> None:
         assert headers[0] == headers[1]
 
 
+def identity(path: Path) -> tuple[int, int]:
+    """Differs between a file and the one that takes its place."""
+    if not path.exists():
+        return (0, 0)
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns
+
+
 @pytest.mark.parametrize(
     ("world_size", "strategy", "adversary"), [(1, "auto", True), (2, "ddp", False), (2, "fsdp", False)]
 )
@@ -57,20 +65,27 @@ def test_killed_again_and_again(toy, forked, all_tensors, tmp_path, world_size, 
     experiment = replace(experiment, loop=replace(LOOP, devices=world_size, strategy=strategy))
     whole = forked(lambda rank: fit(experiment, tmp_path / "whole"), world_size)
     assert whole.wait() == [0] * world_size, whole.log.read_text()
-    duration = time.monotonic() - whole.started
 
+    last = tmp_path / "killed" / "checkpoints" / "last.safetensors"
     moments = random.Random(world_size)
     kills = 0
     while True:
+        checkpoints_to_see = (
+            moments.randint(2, 4) if kills else 0
+        )  # the first kill comes before there is anything to resume
         run = forked(lambda rank: fit(experiment, tmp_path / "killed", resume=True), world_size)
-        time.sleep(moments.uniform(0.15, 0.75) * duration * (1 + kills / 10))  # longer and longer, to come to an end
+        seen = [identity(last)]
+        while len(seen) <= checkpoints_to_see and not run.ended():
+            seen += [identity(last)] if identity(last) != seen[-1] else []
+            time.sleep(0.001)
+        time.sleep(moments.uniform(0, 0.1))
         run.kill()
         code, *_ = run.wait()
         if code == 0:
             break
         assert code == -signal.SIGKILL, run.log.read_text()
         kills += 1
-    assert kills >= 1
+    assert kills >= 2
     assert_same_run(tmp_path / "whole", tmp_path / "killed", all_tensors)
 
 

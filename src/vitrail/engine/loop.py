@@ -71,8 +71,9 @@ def fit(
     """
     begun = time.monotonic()
     loop = experiment.loop
-    fabric = launch(loop)
     experiment = experiment.prepared()
+    train, validation = experiment.train_dataset(), experiment.validation_dataset()
+    fabric = launch(loop)  # what is wrong with the data has been said by now, once
     previous = open_run(fabric, experiment, Path(folder), resume)
 
     seed_all(loop.seed)
@@ -85,7 +86,6 @@ def fit(
     if previous:
         run.restore(previous)
 
-    train, validation = experiment.train_dataset(), experiment.validation_dataset()
     epoch = len(train) / loop.batch_size  # in steps; may be a fraction
     steps = loop.steps or max(1, round(loop.epochs * epoch))
     batches = training_batches(

@@ -60,11 +60,16 @@ def train(experiment: "Experiment", folder: Path, resume: bool = False) -> "Resu
     Raises:
         VitrailError: the folder holds another run, the weights do not fit, the data cannot be read.
     """
+    from vitrail.compress.training import CodecTask
     from vitrail.engine.loop import fit
     from vitrail.weights import load_weights
 
     def initialize(task: "Task") -> None:
-        if experiment.weights:
+        if not experiment.weights:
+            return
+        if isinstance(task, CodecTask):
+            task.start_from(experiment.weights)
+        else:
             load_weights(task.get_submodule("backbone"), experiment.weights, head="auto")
 
     return fit(experiment, folder, resume=resume, initialize=initialize)

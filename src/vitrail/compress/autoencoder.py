@@ -1,0 +1,165 @@
+"""PQ-VAE: images to a grid of product-quantized indices, and back (Section 5.3.1)."""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitrail.compress.trunk import Trunk
+from vitrail.errors import VitrailError
+from vitrail.layers.patches import ConvolutionalPatches
+from vitrail.layers.product_quantizer import ProductQuantizer, keep_parts
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """Encoder, quantizer and decoder (Section 5.4.1); the defaults are XCiT-L6 at f = 16 with M = 4."""
+
+    width: int = 768
+    """Channels of a token, d."""
+    depth: int = 6
+    """XCiT blocks of the encoder, and of the decoder."""
+    heads: int = 16
+    """Of cross-covariance attention."""
+    factor: Literal[8, 16] = 16
+    """Pixels a side of the square that a token stands for, f."""
+    parts: int = 4
+    """Sub-vectors of a token, M: 2, 4, 6 in the thesis; 1: plain vector quantization."""
+    centroids: int = 256
+    """Of each sub-vector, V."""
+    part_width: int = 8
+    """Dimensions of a sub-vector."""
+    nested: bool = False
+    """Train for every number of sub-vectors from 1 to M at once, by dropping the last ones: one model, M rates."""
+    commitment: float = 0.25
+    """Weight of the commitment loss within the quantizer's loss."""
+    usage_decay: float = 0.99
+    """Of the moving average of how often centroids are used, a step."""
+    dead_below: float = 0.1
+    """A centroid used less than this fraction of its fair share 1 / V is moved beside a much used one; 0: never."""
+
+    def build(self) -> "Autoencoder":
+        """The network with fresh weights."""
+        return Autoencoder(self)
+
+
+class Reconstruction(NamedTuple):
+    """What an autoencoder makes of images in training.
+
+    Attributes:
+        images: [B, 3, H, W], about 0..1, not clamped.
+        indices: [B, h, w, M] int64.
+        quantizer_loss: scalar, L_PQ of Equation 5.4.
+    """
+
+    images: Tensor
+    indices: Tensor
+    quantizer_loss: Tensor
+
+
+class Decoder(nn.Module):
+    """The encoder's mirror image: XCiT blocks, then a transposed convolution for each of its strided ones."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        self.expand = nn.Linear(config.parts * config.part_width, config.width)
+        self.trunk = Trunk(config.width, config.depth, config.heads)
+        stages: list[nn.Module] = []
+        width = config.width
+        for _ in range(config.factor.bit_length() - 2):
+            # A kernel of twice the stride covers every pixel equally often: no checkerboard.
+            convolution = nn.ConvTranspose2d(width, width // 2, 4, stride=2, padding=1, bias=False)
+            stages += [convolution, nn.BatchNorm2d(width // 2), nn.GELU()]
+            width //= 2
+        self.upsampling = nn.Sequential(*stages, nn.ConvTranspose2d(width, 3, 4, stride=2, padding=1))
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Quantized vectors [B, h, w, M * D] -> [B, 3, f h, f w], about -1..1."""
+        tokens = self.trunk(self.expand(vectors).permute(0, 3, 1, 2))
+        return self.upsampling(tokens.permute(0, 3, 1, 2))
+
+
+class Autoencoder(nn.Module):
+    """Images [B, 3, H, W] in 0..1 to indices [B, H / f, W / f, M] and back; sides are any multiples of f.
+
+    Attributes:
+        factor: f.
+        parts: M.
+        centroids: V.
+    """
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.factor, self.parts, self.centroids = config.factor, config.parts, config.centroids
+        self.patches = ConvolutionalPatches(config.width, config.factor)
+        self.encoder = Trunk(config.width, config.depth, config.heads)
+        self.quantizer = ProductQuantizer(
+            config.width,
+            config.parts,
+            config.centroids,
+            config.part_width,
+            config.commitment,
+            config.usage_decay,
+            config.dead_below,
+        )
+        self.decoder = Decoder(config)
+
+    def _tokens(self, images: Tensor) -> Tensor:
+        if images.shape[2] % self.factor or images.shape[3] % self.factor:
+            raise VitrailError(
+                f"A picture of {images.shape[3]} x {images.shape[2]} pixels cannot be cut into squares of "
+                f"{self.factor}; pad its sides to multiples of {self.factor}."
+            )
+        return self.encoder(self.patches(2 * images - 1))
+
+    def _picture(self, vectors: Tensor) -> Tensor:
+        return (self.decoder(vectors.flatten(3)) + 1) / 2
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Images [B, 3, H, W] in 0..1, sides multiples of f -> indices [B, H / f, W / f, M] int64.
+
+        Raises:
+            VitrailError: a side is no multiple of f.
+        """
+        return self.quantizer.nearest(self.quantizer.project(self._tokens(images)))
+
+    def decode(self, indices: Tensor) -> Tensor:
+        """Indices [B, h, w, m] of the first m <= M sub-vectors -> images [B, 3, f h, f w] in 0..1."""
+        return self.reconstruct(indices).clamp(0, 1)
+
+    def reconstruct(self, indices: Tensor, kept: Tensor | None = None) -> Tensor:
+        """The same before values are clamped.
+
+        Args:
+            indices: [B, h, w, m].
+            kept: [B], how many sub-vectors of each sample the decoder is given; None: all m.
+        """
+        vectors = F.pad(self.quantizer.lookup(indices), (0, 0, 0, self.parts - indices.shape[3]))
+        return self._picture(vectors if kept is None else keep_parts(vectors, kept))
+
+    def forward(self, images: Tensor, kept: Tensor | None = None) -> Reconstruction:
+        """Images [B, 3, H, W] in 0..1 -> what training needs.
+
+        Args:
+            images: sides multiples of f.
+            kept: [B], how many sub-vectors of each sample the decoder is given; None: all.
+
+        Raises:
+            VitrailError: a side is no multiple of f.
+        """
+        quantized = self.quantizer(self._tokens(images))
+        vectors = quantized.vectors if kept is None else keep_parts(quantized.vectors, kept)
+        return Reconstruction(self._picture(vectors), quantized.indices, quantized.loss)
+
+
+# Width, blocks, heads: Figure 5.8's sizes, of which the thesis names L6's width; the others are XCiT's (Table 3.2).
+AUTOENCODERS: dict[str, AutoencoderConfig] = {
+    "t6": AutoencoderConfig(width=192, depth=6, heads=4),
+    "s6": AutoencoderConfig(width=384, depth=6, heads=8),
+    "m6": AutoencoderConfig(width=512, depth=6, heads=8),
+    "l6": AutoencoderConfig(width=768, depth=6, heads=16),
+}

@@ -1,0 +1,332 @@
+"""Pictures to files and back: autoencoder, prior, stages and range coder together (Figure 5.2)."""
+
+import copy
+import hashlib
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from vitrail.compress.autoencoder import Autoencoder
+from vitrail.compress.bitstream import MODEL_BYTES, Header
+from vitrail.compress.coder import Decoder, Encoder
+from vitrail.compress.errors import CodecError, DamageError, DamageWarning, FormatError, ModelError
+from vitrail.compress.frequencies import BLOCK, PRECISION, Integers, choose_offset, frequencies, levels
+from vitrail.compress.frequencies import normalize as normalize_frequencies
+from vitrail.compress.prior import Prior
+from vitrail.compress.stages import Scheme, evenly_spread, most_confident
+
+MAX_PIXELS = 2**26  # 67 million; a file of a few bytes may claim any size, and its picture needs memory
+EARLY_CHECK, LAST_CHECK = 1, 3  # bytes; an error in one stage makes all later checks fail too
+CHECKED_SHARE = 32  # a check follows each stage after which 1/32 of all positions is new; 32 at most
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """One stage of a file."""
+
+    positions: int
+    """Of the grid, in this stage."""
+    bits: float
+    """That its indices, offsets and check take in the stream."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a file holds."""
+
+    header: Header
+    """Size, quality and order."""
+    size: int
+    """Bytes of the file."""
+    grid: tuple[int, int]
+    """(h, w), rows and columns of positions."""
+    stages: tuple[StageReport, ...]
+    """The stages that could be decoded."""
+    total_stages: int
+    """The stages that the file should have."""
+    damage: str | None
+    """What is wrong from the first missing stage on, in one sentence; None: the file is whole."""
+
+    @property
+    def bits_per_pixel(self) -> float:
+        """Of the file, everything included."""
+        return 8 * self.size / (self.header.width * self.header.height)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A decoded picture, and how much of it was in the file."""
+
+    image: Image.Image
+    """RGB, of the original's size."""
+    stages: int
+    """How many stages were decoded; the rest of the grid is the prior's most probable guess."""
+    total_stages: int
+    """How many there should be."""
+    damage: str | None
+    """What is wrong with the file, in one sentence; None: nothing was found, as far as it was read."""
+
+
+@dataclass
+class _Grid:
+    """The state that encoder and decoder go through alike."""
+
+    indices: Integers  # [h, w, m]
+    known: NDArray[np.bool_]  # [h, w]
+
+
+class Codec:
+    """Compresses and decompresses pictures with one trained model.
+
+    A file decodes to the same indices on every machine: the prior runs in float64 and everything after it in integers
+    (`vitrail.compress.frequencies`). The picture that the decoder network makes of the indices may differ by rounding.
+
+    Args:
+        autoencoder: images to indices and back; it is put in evaluation mode.
+        prior: for the same indices; a copy in float64 is kept.
+        marginals: [M, V] integers, how often each centroid was chosen in training: the first stage's distribution.
+        name: the model's permanent name, for messages.
+
+    Attributes:
+        fingerprint: SHA-256 of all weights, buffers and marginals. A file starts with its first 2 bytes, and every
+            check of the file depends on all of it.
+    """
+
+    def __init__(self, autoencoder: Autoencoder, prior: Prior, marginals: Integers | Tensor, name: str) -> None:
+        self.autoencoder = autoencoder.eval()
+        self.prior = copy.deepcopy(prior).double().eval()
+        self.name = name
+        counts = np.asarray(marginals, dtype=np.int64)
+        if counts.shape != (autoencoder.parts, autoencoder.centroids):
+            raise CodecError(
+                f"The marginal histogram of {name} is {counts.shape}, its model needs "
+                f"({autoencoder.parts}, {autoencoder.centroids}); give it the histogram that it was trained with."
+            )
+        self.marginals = normalize_frequencies(counts)
+        self.fingerprint = _fingerprint([autoencoder, self.prior], counts)
+
+    @torch.inference_mode()
+    def compress(self, image: Image.Image, quality: int | None = None, scheme: Scheme | None = None) -> bytes:
+        """The file of a picture.
+
+        Args:
+            image: RGB (`vitrail.data.images.read_image` makes it of any other), 1 x 1 to 32768 x 32768 pixels, at most
+                `MAX_PIXELS` of them.
+            quality: how many sub-vectors of each position are sent, 1 .. M; None: M.
+            scheme: the order of the positions; None: the quincunx in 5 stages.
+
+        Raises:
+            CodecError: the picture or the quality cannot be had.
+        """
+        quality = self.autoencoder.parts if quality is None else quality
+        if not 1 <= quality <= self.autoencoder.parts:
+            raise CodecError(f"{self.name} has no quality {quality}; choose 1 to {self.autoencoder.parts}.")
+        if image.mode != "RGB":
+            raise CodecError(
+                f"The picture is {image.mode}, and the codec takes RGB; read it with vitrail.data.images.read_image."
+            )
+        _check_pixels(image.width, image.height)
+        header = Header(self.fingerprint[:MODEL_BYTES], image.width, image.height, quality, scheme or Scheme())
+        pixels = _padded(np.asarray(image), self.autoencoder.factor)
+        images = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(*_placement(self.autoencoder)) / 255
+        indices = self.autoencoder.encode(images)[0, :, :, :quality].contiguous().cpu().numpy()
+        packed = header.pack()
+        stream = Encoder(packed + self.fingerprint)
+        grid = _Grid(indices, np.zeros(indices.shape[:2], dtype=bool))
+        for _ in self._stages(stream, header.scheme, grid):
+            pass
+        return packed + stream.finish()
+
+    def decompress(self, data: bytes, stages: int | None = None) -> Image.Image:
+        """The picture in a file, RGB; warns with a `DamageWarning` where only its first stages could be read.
+
+        Args:
+            data: of `compress`, possibly cut short.
+            stages: how many stages to decode; None: all. The rest is filled in by the prior (Section 5.4.3).
+
+        Raises:
+            FormatError: the data are no Vitrail picture, or of more than `MAX_PIXELS` pixels.
+            ModelError: the file was made with another model.
+            DamageError: it is damaged or cut before the end of the first stage.
+        """
+        decoded = self.decode(data, stages)
+        if decoded.damage is not None:
+            warnings.warn(decoded.damage, DamageWarning, stacklevel=2)
+        return decoded.image
+
+    @torch.inference_mode()
+    def decode(self, data: bytes, stages: int | None = None) -> Decoded:
+        """Like `decompress`, with the damage in the answer rather than as a warning."""
+        if stages is not None and stages < 1:
+            raise CodecError(f"{stages} stages make no picture; decode at least 1.")
+        header, grid, report = self._read(data, stages)
+        indices = torch.from_numpy(grid.indices)[None]
+        if not grid.known.all():
+            known = torch.from_numpy(grid.known)[None]
+            likely = self._logits(grid).argmax(dim=-1).cpu()
+            indices = torch.where(known[..., None], indices, likely)
+        images = self.autoencoder.decode(indices.to(_placement(self.autoencoder)[0]))
+        pixels = (images[0].float() * 255).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
+        image = Image.fromarray(pixels[: header.height, : header.width].copy())
+        return Decoded(image, len(report.stages), report.total_stages, report.damage)
+
+    def inspect(self, data: bytes) -> Report:
+        """What a file holds, stage by stage; the indices are decoded for it, the picture is not.
+
+        Raises:
+            FormatError, ModelError, DamageError: as `decompress`.
+        """
+        return self._read(data, None)[2]
+
+    def _read(self, data: bytes, stages: int | None) -> tuple[Header, _Grid, Report]:
+        """Decodes up to the first check at or after `stages`, or up to the last check before the damage."""
+        header, body = Header.unpack(data)
+        _check_pixels(header.width, header.height)
+        if header.model != self.fingerprint[:MODEL_BYTES]:
+            raise ModelError(
+                f"The file was made with the model {header.model.hex()}, and {self.name} is "
+                f"{self.fingerprint[:MODEL_BYTES].hex()}; decompress it with the model that made it."
+            )
+        if header.quality > self.autoencoder.parts:
+            raise DamageError("The header of the compressed picture is damaged, and with it all is lost.")
+        factor = self.autoencoder.factor
+        height, width = -(-header.height // factor), -(-header.width // factor)
+        counts = header.scheme.counts(height, width)
+        self._check_length(body, counts[0], header.quality)
+        stream = Decoder(body, data[: len(data) - len(body)] + self.fingerprint)
+        grid = _Grid(np.zeros((height, width, header.quality), dtype=np.int64), np.zeros((height, width), dtype=bool))
+        known, damage, begun = grid.known.copy(), None, 0.0
+        reports: list[StageReport] = []
+        pending: list[StageReport] = []
+        try:
+            for stage, checked in self._stages(stream, header.scheme, grid):
+                pending.append(StageReport(counts[stage], stream.bits - begun))
+                begun = stream.bits
+                if checked:
+                    known, reports, pending = grid.known.copy(), reports + pending, []
+                    if stages is not None and len(reports) >= stages:
+                        break
+        except DamageError as error:
+            if not reports:
+                raise DamageError(
+                    f"Stage 1 of the compressed picture cannot be read ({error}), and without it there is no picture; "
+                    "get the file anew."
+                ) from None
+            damage = (
+                f"Stage {len(reports) + 1} of {len(counts)} cannot be read ({error}): what it and the later ones held "
+                "is guessed from the stages before. The file is damaged or cut there, or this machine computes the "
+                "model otherwise."
+            )
+        grid.known = known
+        return header, grid, Report(header, len(data), (height, width), tuple(reports), len(counts), damage)
+
+    def _check_length(self, body: bytes, positions: int, quality: int) -> None:
+        """Refuses at once what is too short for its first stage, so that a few bytes cannot claim a vast picture."""
+        cheapest = PRECISION - np.log2(self.marginals[:quality].max(axis=1) + 1.0)
+        if positions * cheapest.sum() > 8 * len(body) + 64:
+            raise DamageError(
+                f"The file has {len(body)} bytes behind its header, too few for the first stage of the picture that "
+                "the header claims; it is cut or damaged, get it anew."
+            )
+
+    def _stages(self, stream: Encoder | Decoder, scheme: Scheme, grid: _Grid) -> Iterator[tuple[int, bool]]:
+        """Codes stage after stage; yields the number of each, and whether a check has confirmed it and those before.
+
+        Encoding, `grid.indices` are given; decoding, they are filled in. `grid.known` tells how far.
+        """
+        height, width, quality = grid.indices.shape
+        counts = scheme.counts(height, width)
+        order = None if scheme.adaptive else scheme.partition(height, width).flatten().sort(stable=True).indices.numpy()
+        indices, known = grid.indices.reshape(-1, quality), grid.known.reshape(-1)
+        end = unchecked = 0
+        for stage, count in enumerate(counts):
+            begin, end = end, end + count
+            if stage == 0:
+                chosen = evenly_spread(len(known), count).numpy() if order is None else order[:count]
+                for part, table in enumerate(self.marginals[:quality]):
+                    indices[chosen, part] = stream.symbols(indices[chosen, part], table)
+                known[chosen] = True
+            elif count:
+                chosen = np.flatnonzero(~known) if order is None else order[begin:end]
+                below = self._rounded(stream, grid, chosen)
+                if order is None:
+                    picked = self._most_confident(below, count)
+                    chosen, below = chosen[picked], below[picked]
+                for block in self._blocks(quality, count):
+                    tables = frequencies(below[block]).reshape(-1, below.shape[-1])
+                    coded = stream.symbols(indices[chosen[block]].reshape(-1), tables)
+                    indices[chosen[block]] = coded.reshape(-1, quality)
+                known[chosen] = True
+            unchecked += count
+            if unchecked and (end == len(known) or unchecked * CHECKED_SHARE >= len(known)):
+                stream.check(LAST_CHECK if end == len(known) else EARLY_CHECK)
+                unchecked = 0
+            yield stage, unchecked == 0
+
+    def _rounded(self, stream: Encoder | Decoder, grid: _Grid, positions: Integers) -> NDArray[np.int16]:
+        """The rounded logits of some positions, [n, m, V], with an offset of the stream for every block of them."""
+        logits = self._logits(grid)[0].flatten(0, 1)
+        below = np.empty((len(positions), *logits.shape[1:]), dtype=np.int16)
+        for block in self._blocks(logits.shape[1], len(positions)):
+            taken = logits[torch.from_numpy(positions[block]).to(logits.device)].cpu().numpy()
+            offset = stream.offset(choose_offset(taken) if isinstance(stream, Encoder) else 0)
+            below[block] = levels(taken, offset)
+        return below
+
+    def _most_confident(self, below: NDArray[np.int16], count: int) -> Integers:
+        """Which `count` of [n, m, V] rounded logits have the greatest probabilities, summed over the sub-vectors."""
+        blocks = self._blocks(below.shape[1], len(below))
+        confidence = np.concatenate([frequencies(below[block]).max(axis=-1).sum(axis=-1) for block in blocks])
+        return most_confident(torch.from_numpy(confidence), count).numpy()
+
+    @torch.inference_mode()
+    def _logits(self, grid: _Grid) -> Tensor:
+        """[1, h, w, m, V] float64, given what is known."""
+        device = _placement(self.prior)[0]
+        indices, known = torch.from_numpy(grid.indices), torch.from_numpy(grid.known)
+        # The encoder knows all indices, the decoder only some: what the prior must not see, it is not given.
+        hidden = torch.where(known[..., None], indices, 0)
+        logits = self.prior(hidden[None].to(device), known[None].to(device))
+        if logits.dtype != torch.float64:
+            raise TypeError(f"the prior computes in {logits.dtype}: its files would not decode on other machines")
+        return logits
+
+    def _blocks(self, quality: int, positions: int) -> Iterator[slice]:
+        """Slices of some positions, as many each as have `BLOCK` logits together."""
+        size = max(1, BLOCK // (quality * self.autoencoder.centroids))
+        return (slice(begin, begin + size) for begin in range(0, positions, size))
+
+
+def _check_pixels(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise FormatError(
+            f"A picture of {width} x {height} pixels is beyond the limit of {MAX_PIXELS:,}; cut it into smaller ones."
+        )
+
+
+def _padded(pixels: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
+    """[H, W, 3] mirrored at its right and lower edge up to multiples of `factor`."""
+    down, across = -pixels.shape[0] % factor, -pixels.shape[1] % factor
+    return np.pad(pixels, ((0, down), (0, across), (0, 0)), mode="symmetric")
+
+
+def _placement(module: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Where a network's inputs belong, and in what precision."""
+    weights = next(module.parameters())
+    return weights.device, weights.dtype
+
+
+def _fingerprint(modules: list[nn.Module], marginals: Integers) -> bytes:
+    """SHA-256 of all values as float64, so that one model has one fingerprint whatever precision it is stored in."""
+    digest = hashlib.sha256(marginals.astype("<i8").tobytes())
+    for module in modules:
+        for name, value in sorted(module.state_dict().items()):
+            digest.update(f"{name} {list(value.shape)} ".encode())
+            digest.update(value.detach().cpu().double().numpy().astype("<f8").tobytes())
+    return digest.digest()
