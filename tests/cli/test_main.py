@@ -193,9 +193,9 @@ def test_names_that_are_not_utf8_come_out_as_they_went_in(run, photos, tmp_path)
 
 def test_a_reader_who_has_gone_is_no_error(run, photos):
     for command in (["models"], ["train", "xcit_folder", "--help"]):
-        process = subprocess.Popen([VITRAIL, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        process.stdout.close()
-        assert process.stderr.read() == b"" and process.wait() == 141
+        with subprocess.Popen([VITRAIL, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            process.stdout.close()
+            assert process.stderr.read() == b"" and process.wait() == 141
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,11 @@ from vitrail.compress import Codec
 from vitrail.compress.frequencies import MARGIN, choose_offset, integer_histogram, levels
 from vitrail.compress.prior import PriorConfig
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:TF32 acceleration on top of oneDNN"),  # whenever oneDNN is switched
+    pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated"),  # torch.compile's own imports
+]
+
 
 @pytest.fixture(scope="module")
 def codec(tiny_autoencoder):

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 # Tokens whose distances to all centroids are held at once where no gradient is needed.
 _CHUNK = 8192
@@ -114,13 +115,15 @@ class ProductQuantizer(nn.Module):
         share = self.usage.gather(1, busy) / 2
         moved = (self.usage.gather(1, idle) < limit) & (share > limit)
 
-        noise = torch.randn(self.parts, half, self.part_width, generator=torch.Generator().manual_seed(step))
-        index = (..., None)
-        unit = self.unit_codebook()
-        beside = unit.gather(1, busy[index].expand_as(noise)) + 0.01 * noise.to(unit)
-        idle_vectors = self.codebook.gather(1, idle[index].expand_as(noise))
-        new = torch.where(moved[index], F.normalize(beside, dim=2).to(idle_vectors), idle_vectors)
-        self.codebook.scatter_(1, idle[index].expand_as(noise), new)
+        codebook = self.codebook
+        whole = codebook.full_tensor() if isinstance(codebook, DTensor) else codebook
+        noise = torch.randn(self.parts, half, self.part_width, generator=torch.Generator().manual_seed(step)).to(whole)
+        from_busy, to_idle = (numbers[..., None].expand_as(noise) for numbers in (busy, idle))
+        beside = F.normalize(F.normalize(whole, dim=2).gather(1, from_busy) + 0.01 * noise, dim=2)
+        new = whole.scatter(1, to_idle, torch.where(moved[..., None], beside, whole.gather(1, to_idle)))
+        if isinstance(codebook, DTensor):  # sharded: every process has computed all of it, and keeps its share
+            new = distribute_tensor(new, codebook.device_mesh, codebook.placements, src_data_rank=None)
+        codebook.copy_(new)
         self.usage.scatter_(1, idle, torch.where(moved, share, self.usage.gather(1, idle)))
         self.usage.scatter_(1, busy, torch.where(moved, share, self.usage.gather(1, busy)))
 
