@@ -5,7 +5,7 @@ import stat
 import pytest
 
 from vitrail.errors import FileError
-from vitrail.files import atomic_path, write_text
+from vitrail.files import atomic_path, remove_unfinished, write_text
 
 
 def test_a_file_appears_whole_with_usual_permissions(tmp_path):
@@ -47,3 +47,19 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path):
     ):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_killed_processes_left_is_deleted_and_nothing_else(tmp_path):
+    kept = {".DS_Store", ".hidden.safetensors", "last.safetensors", ".lock", ".last.folders.txt", "a.abcdefgh.txt"}
+    for name in kept:
+        (tmp_path / name).touch()
+    (tmp_path / ".last.folder_8.txt").mkdir()
+    for name in ("last.safetensors", "step_00000010.safetensors", "no suffix"):
+        with pytest.raises(KeyboardInterrupt), atomic_path(tmp_path / name) as temporary:
+            os.link(temporary, tmp_path / "left")
+            raise KeyboardInterrupt
+        (tmp_path / "left").rename(temporary)
+    assert len(list(tmp_path.iterdir())) == len(kept) + 4
+    remove_unfinished(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == kept | {".last.folder_8.txt"}
+    remove_unfinished(tmp_path / "nowhere")

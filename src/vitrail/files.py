@@ -1,6 +1,7 @@
 """Files appear whole or not at all."""
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,6 +50,22 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise _cannot_write(path, error) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: str | Path) -> None:
+    """Deletes the temporary files of `atomic_path` in `folder` that processes which were killed have left.
+
+    For folders that one process writes to: those of another would go as well.
+
+    Raises:
+        FileError: one of them cannot be deleted.
+    """
+    for path in Path(folder).glob(".*"):
+        if re.fullmatch(r"\..+\.[a-z0-9_]{8}(\.[^.]*)?", path.name) and path.is_file():  # as mkstemp names them
+            try:
+                path.unlink()
+            except OSError as error:
+                raise _cannot_write(path, error) from None
 
 
 def _cannot_write(path: Path, error: OSError) -> FileError:

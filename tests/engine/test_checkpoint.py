@@ -21,7 +21,7 @@ def test_tensors_and_header_come_back_bit_by_bit(tmp_path: Path):
         "ema.a": torch.tensor([float("inf"), -0.0, 1e-45]),
         "optimizer.train.a.step": torch.tensor(3.0),
     }
-    header = Header(3, {"x": [1, None]}, {"top1": 0.1 + 0.2}, {"classes": ["é"]}, {"best": 1 / 3})
+    header = Header(3, {"x": [1, None]}, {"top1": 0.1 + 0.2}, {"best": 1 / 3, "é": []})
     save(tmp_path / "deep" / "x.safetensors", header, tensors)
     checkpoint = load(tmp_path / "deep" / "x.safetensors")
     assert checkpoint.header == header
@@ -95,6 +95,17 @@ def test_foreign_and_missing_files_are_named(tmp_path: Path):
         load(tmp_path / "none.safetensors")
     with pytest.raises(FileError, match="holds no checkpoint"):
         load(tmp_path)
+
+
+def test_fields_of_other_versions_are_passed_over(tmp_path: Path):
+    path = tmp_path / "x.safetensors"
+    for stored, opens in (({"step": 3, "configuration": None, "weather": "fine"}, True), ({"step": 3}, False)):
+        save_file({"model.a": torch.zeros(1)}, path, {"vitrail": json.dumps(stored)})
+        if opens:
+            assert load(path).header == Header(3, None)
+        else:
+            with pytest.raises(FileError, match="not a checkpoint of a run of Vitrail"):
+                load(path)
 
 
 def test_tensors_that_do_not_fit_are_named(toy, tmp_path: Path):

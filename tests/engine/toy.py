@@ -80,9 +80,6 @@ class Toy(Experiment):
     def validation_dataset(self) -> Points | None:
         return None if self.validation_size is None else Points(self.validation_size)
 
-    def metadata(self) -> dict:
-        return {"classes": ["a", "b", "c"]}
-
 
 class ToyTask(Task):
     def __init__(self, experiment: Toy):

@@ -6,7 +6,7 @@ Tensors are named `model.*` (parameters and persistent buffers of the task), `em
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,6 @@ class Header:
     """The experiment, by `vitrail.config.to_json`."""
     metrics: dict[str, float] = field(default_factory=dict)
     """Of the latest evaluation."""
-    metadata: dict[str, Any] = field(default_factory=dict)
-    """The experiment's, for users: class names, transform, ..."""
     loop: dict[str, Any] = field(default_factory=dict)
     """What the loop must remember to go on."""
     version: str = version("vitrail")
@@ -104,7 +102,9 @@ def load(path: str | Path) -> Checkpoint:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-        header = Header(**json.loads(metadata["vitrail"]))
+        stored = json.loads(metadata["vitrail"])
+        # Other versions may have written fields that this one has no use for.
+        header = Header(**{known.name: stored[known.name] for known in fields(Header) if known.name in stored})
     except (OSError, SafetensorError):
         raise FileError(
             f"{path} is not a whole safetensors file: it is cut short, damaged or of another kind; "

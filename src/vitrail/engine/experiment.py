@@ -1,7 +1,7 @@
 """What a run is: a system's own configuration around the loop's."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from vitrail.config import check_range
 from vitrail.data.loader import Dataset, LoaderConfig
@@ -89,7 +89,3 @@ class Experiment:
     def validation_dataset(self) -> Dataset | None:
         """What to evaluate on; None: nothing."""
         return None
-
-    def metadata(self) -> dict[str, Any]:
-        """What the checkpoint should tell its users in JSON: class names, transform, ..."""
-        return {}

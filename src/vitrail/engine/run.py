@@ -18,7 +18,7 @@ from vitrail.engine.experiment import Experiment
 from vitrail.engine.task import Phase, Task
 from vitrail.engine.window import Window
 from vitrail.errors import VitrailError
-from vitrail.files import write_text
+from vitrail.files import remove_unfinished, write_text
 
 # What may differ when a run is resumed: how the same steps are carried out and reported. A run that is resumed on
 # other devices, or in other micro batches, ends equal to rounding only.
@@ -72,8 +72,8 @@ def occupy(fabric: Fabric, experiment: Experiment, folder: Path) -> None:
     problem = None
     if fabric.is_global_zero:
         try:
-            for unfinished in (folder / "checkpoints").glob(".*.safetensors"):  # what a killed run was writing
-                unfinished.unlink()
+            for place in (folder, folder / "checkpoints"):
+                remove_unfinished(place)  # what a killed run was writing
             write_text(folder / "config.json", json.dumps(to_json(experiment), indent=2) + "\n")
         except VitrailError as error:
             problem = str(error)
@@ -236,7 +236,6 @@ class Run:
             step=self.step,
             configuration=to_json(self.experiment),
             metrics=self.metrics,
-            metadata=self.experiment.metadata(),
             loop={
                 "best": self.best,
                 "window": self.window.state(),
