@@ -1,5 +1,7 @@
 """A tiny codec with random weights, whose prior nevertheless depends on every known token and on every position."""
 
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 
@@ -25,6 +27,9 @@ class TinyAutoencoder(nn.Module):
         means = self.colours[parts, indices].mean(dim=3).permute(0, 3, 1, 2)
         return means.repeat_interleave(self.factor, 2).repeat_interleave(self.factor, 3)
 
+    def optimize_for_inference(self) -> Self:
+        return self
+
 
 class TinyPrior(nn.Module):
     """One wide convolution of embeddings, and logits that are far from uniform."""
@@ -39,13 +44,21 @@ class TinyPrior(nn.Module):
         self.kernel = nn.Parameter(torch.randn(width, width, side, side, generator=generator) / 10)
         self.heads = nn.Parameter(torch.randn(width, parts * centroids, generator=generator))
 
-    def forward(self, indices: Tensor, known: Tensor) -> Tensor:
+    def context(self, indices: Tensor, known: Tensor) -> Tensor:
         given = indices.shape[3]
         parts = torch.arange(given, device=indices.device)
         tokens = torch.where(known[..., None], self.embedding[parts, indices].sum(dim=3), self.mask)
         mixed = nn.functional.conv2d(tokens.permute(0, 3, 1, 2), self.kernel, padding="same").tanh()
-        logits = mixed.permute(0, 2, 3, 1) @ self.heads
-        return logits.unflatten(3, (self.parts, self.centroids))[..., :given, :]
+        return mixed.permute(0, 2, 3, 1)
+
+    def logits(self, context: Tensor, given: int) -> Tensor:
+        return (context @ self.heads).unflatten(-1, (self.parts, self.centroids))[..., :given, :]
+
+    def forward(self, indices: Tensor, known: Tensor) -> Tensor:
+        return self.logits(self.context(indices, known), indices.shape[3])
+
+    def optimize_for_inference(self) -> Self:
+        return self
 
 
 def make_codec(parts: int = 2, centroids: int = 16, factor: int = 4) -> Codec:

@@ -1,16 +1,21 @@
 """PQ-VAE: images to a grid of product-quantized indices, and back (Section 5.3.1)."""
 
+import copy
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from itertools import pairwise
+from typing import Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.compress.trunk import Trunk
+from vitrail.compress.trunk import InferenceTrunk, Trunk
 from vitrail.errors import VitrailError
+from vitrail.layers.inference import InferencePatches, fold_batch_norm
 from vitrail.layers.patches import ConvolutionalPatches
 from vitrail.layers.product_quantizer import ProductQuantizer, keep_parts
+
+_PIXELS_AT_ONCE = 2**17  # of the picture that leaves the decoder
 
 
 @dataclass(frozen=True)
@@ -108,11 +113,7 @@ class Autoencoder(nn.Module):
         self.decoder = Decoder(config)
 
     def _tokens(self, images: Tensor) -> Tensor:
-        if images.shape[2] % self.factor or images.shape[3] % self.factor:
-            raise VitrailError(
-                f"A picture of {images.shape[3]} x {images.shape[2]} pixels cannot be cut into squares of "
-                f"{self.factor}; pad its sides to multiples of {self.factor}."
-            )
+        _check_sides(images, self.factor)
         return self.encoder(self.patches(2 * images - 1))
 
     def _picture(self, vectors: Tensor) -> Tensor:
@@ -154,6 +155,111 @@ class Autoencoder(nn.Module):
         quantized = self.quantizer(self._tokens(images))
         vectors = quantized.vectors if kept is None else keep_parts(quantized.vectors, kept)
         return Reconstruction(self._picture(vectors), quantized.indices, quantized.loss)
+
+    @torch.no_grad()
+    def optimize_for_inference(self) -> "InferenceAutoencoder":
+        """A copy that computes the same, to rounding, in less time and memory, for inference alone."""
+        return InferenceAutoencoder(copy.deepcopy(self)).requires_grad_(False).eval()
+
+
+class InferenceAutoencoder(nn.Module):
+    """What `Autoencoder.optimize_for_inference` makes: at full resolution it works on bands of a picture."""
+
+    def __init__(self, autoencoder: Autoencoder) -> None:
+        super().__init__()
+        self.factor, self.parts, self.centroids = autoencoder.factor, autoencoder.parts, autoencoder.centroids
+        self.patches = InferencePatches(autoencoder.patches)
+        self.encoder = InferenceTrunk(autoencoder.encoder)
+        self.quantizer = autoencoder.quantizer
+        self.expand = autoencoder.decoder.expand
+        self.decoder = InferenceTrunk(autoencoder.decoder.trunk)
+        self.upsampling = InferenceUpsampling(autoencoder.decoder.upsampling)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Images [B, 3, H, W] in 0..1, sides multiples of f -> indices [B, H / f, W / f, M] int64.
+
+        Raises:
+            VitrailError: a side is no multiple of f.
+        """
+        _check_sides(images, self.factor)
+        positions = self.encoder.positions(images.shape[2] // self.factor, images.shape[3] // self.factor)
+        tokens = self.patches(images.mul(2).sub_(1), positions)
+        return self.quantizer.nearest(self.quantizer.project(self.encoder(tokens)))
+
+    @torch.no_grad()
+    def decode(self, indices: Tensor) -> Tensor:
+        """Indices [B, h, w, m] of the first m <= M sub-vectors -> images [B, 3, f h, f w] in 0..1."""
+        vectors = F.pad(self.quantizer.lookup(indices), (0, 0, 0, self.parts - indices.shape[3]))
+        tokens = self.expand(vectors.flatten(3)).add_(self.decoder.positions(*indices.shape[1:3]))
+        return self.upsampling(self.decoder(tokens)).add_(1).div_(2).clamp_(0, 1)
+
+
+class InferenceUpsampling(nn.Module):
+    """A decoder's transposed convolutions with their batch norms folded, a band of the picture at a time."""
+
+    def __init__(self, upsampling: nn.Sequential) -> None:
+        super().__init__()
+        layers = list(upsampling)
+        convolutions = cast(list[nn.ConvTranspose2d], layers[::3])
+        norms = [*cast(list[nn.BatchNorm2d], layers[1::3]), None]
+        self.stages = nn.ModuleList(map(_FoldedTransposed, convolutions, norms))
+
+    def forward(self, tokens: Tensor, rows_at_once: int | None = None) -> Tensor:
+        """[B, h, w, d] -> [B, 3, f h, f w].
+
+        Args:
+            tokens: of the whole picture.
+            rows_at_once: of the picture, in a band; None: as many as keep the work small.
+        """
+        picture = tokens.permute(0, 3, 1, 2)
+        heights = [picture.shape[2] << stage for stage in range(len(self.stages) + 1)]
+        width = picture.shape[3] << len(self.stages)
+        rows = rows_at_once or max(2 * heights[-1] // heights[0], _PIXELS_AT_ONCE // (len(tokens) * width))
+        out = tokens.new_empty(len(tokens), 3, heights[-1], width)
+        for top in range(0, heights[-1], rows):
+            out[:, :, top : top + rows] = self._band(picture, heights, top, min(top + rows, heights[-1]))
+        return out
+
+    def _band(self, picture: Tensor, heights: list[int], top: int, bottom: int) -> Tensor:
+        """The rows [top, bottom) of the picture, as if all of it had been there: [B, 3, rows, f w]."""
+        spans = [(top, bottom)]  # the rows of each stage that the next one needs
+        for height in reversed(heights[:-1]):
+            first, last = spans[0]
+            # Row y is made of the rows from (y - 1) // 2 to (y + 1) // 2, rounded down.
+            spans.insert(0, (max((first - 1) // 2, 0), min(last // 2 + 1, height)))
+        x = picture[:, :, slice(*spans[0])]
+        for stage, ((begin, _), (first, last)) in zip(self.stages, pairwise(spans), strict=True):
+            x = stage(x, first - 2 * begin, last - 2 * begin)
+        return x
+
+
+class _FoldedTransposed(nn.Module):
+    """A transposed 4x4 convolution of stride 2, with the batch norm and the GELU after it where there are such."""
+
+    def __init__(self, convolution: nn.ConvTranspose2d, norm: nn.BatchNorm2d | None) -> None:
+        super().__init__()
+        self.activate = norm is not None
+        if norm is None:
+            assert convolution.bias is not None
+            self.weight, self.bias = nn.Buffer(convolution.weight.clone()), nn.Buffer(convolution.bias.clone())
+        else:
+            factor, shift = fold_batch_norm(norm)
+            self.weight = nn.Buffer((convolution.weight * factor[:, None, None]).to(convolution.weight))
+            self.bias = nn.Buffer(shift.to(convolution.weight))
+
+    def forward(self, x: Tensor, first: int, last: int) -> Tensor:
+        """[B, i, h, w] -> the rows from `first` to `last` of [B, o, 2 h, 2 w]."""
+        x = F.conv_transpose2d(x, self.weight, self.bias, stride=2, padding=1)[:, :, first:last]
+        return F.gelu(x) if self.activate else x
+
+
+def _check_sides(images: Tensor, factor: int) -> None:
+    if images.shape[2] % factor or images.shape[3] % factor:
+        raise VitrailError(
+            f"A picture of {images.shape[3]} x {images.shape[2]} pixels cannot be cut into squares of {factor}; "
+            f"pad its sides to multiples of {factor}."
+        )
 
 
 # Width, blocks, heads: Figure 5.8's sizes, of which the thesis names L6's width; the others are XCiT's (Table 3.2).

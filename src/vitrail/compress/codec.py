@@ -5,6 +5,7 @@ import hashlib
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,13 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from vitrail.compress.autoencoder import Autoencoder
+from vitrail.compress.autoencoder import Autoencoder, InferenceAutoencoder
 from vitrail.compress.bitstream import MODEL_BYTES, Header
 from vitrail.compress.coder import Decoder, Encoder
 from vitrail.compress.errors import CodecError, DamageError, DamageWarning, FormatError, ModelError
 from vitrail.compress.frequencies import BLOCK, PRECISION, Integers, choose_offset, frequencies, levels
 from vitrail.compress.frequencies import normalize as normalize_frequencies
-from vitrail.compress.prior import Prior
+from vitrail.compress.prior import InferencePrior, Prior
 from vitrail.compress.stages import Scheme, evenly_spread, most_confident
 
 MAX_PIXELS = 2**26  # 67 million; a file of a few bytes may claim any size, and its picture needs memory
@@ -81,6 +82,13 @@ class _Grid:
     known: NDArray[np.bool_]  # [h, w]
 
 
+class Networks(NamedTuple):
+    """The networks as a codec uses them."""
+
+    autoencoder: InferenceAutoencoder
+    prior: InferencePrior
+
+
 class Codec:
     """Compresses and decompresses pictures with one trained model.
 
@@ -101,6 +109,7 @@ class Codec:
     def __init__(self, autoencoder: Autoencoder, prior: Prior, marginals: Integers | Tensor, name: str) -> None:
         self.autoencoder = autoencoder.eval()
         self.prior = copy.deepcopy(prior).double().eval()
+        self.networks = Networks(self.autoencoder.optimize_for_inference(), self.prior.optimize_for_inference())
         self.name = name
         counts = np.asarray(marginals, dtype=np.int64)
         if counts.shape != (autoencoder.parts, autoencoder.centroids):
@@ -134,8 +143,8 @@ class Codec:
         _check_pixels(image.width, image.height)
         header = Header(self.fingerprint[:MODEL_BYTES], image.width, image.height, quality, scheme or Scheme())
         pixels = _padded(np.asarray(image), self.autoencoder.factor)
-        images = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(*_placement(self.autoencoder)) / 255
-        indices = self.autoencoder.encode(images)[0, :, :, :quality].contiguous().cpu().numpy()
+        images = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(*_placement(self.networks.autoencoder))
+        indices = self.networks.autoencoder.encode(images.div_(255))[0, :, :, :quality].contiguous().cpu().numpy()
         packed = header.pack()
         stream = Encoder(packed + self.fingerprint)
         grid = _Grid(indices, np.zeros(indices.shape[:2], dtype=bool))
@@ -168,11 +177,13 @@ class Codec:
         header, grid, report = self._read(data, stages)
         indices = torch.from_numpy(grid.indices)[None]
         if not grid.known.all():
-            known = torch.from_numpy(grid.known)[None]
-            likely = self._logits(grid).argmax(dim=-1).cpu()
-            indices = torch.where(known[..., None], indices, likely)
-        images = self.autoencoder.decode(indices.to(_placement(self.autoencoder)[0]))
-        pixels = (images[0].float() * 255).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
+            missing = np.argwhere(~grid.known.reshape(-1))[:, 0]
+            context = self._context(grid)
+            for block in self._blocks(header.quality, len(missing)):
+                likely = self._logits(context, missing[block], header.quality).argmax(axis=-1)
+                grid.indices.reshape(-1, header.quality)[missing[block]] = likely
+        images = self.networks.autoencoder.decode(indices.to(_placement(self.networks.autoencoder)[0]))
+        pixels = images[0].float().mul_(255).round_().clamp_(0, 255).byte().permute(1, 2, 0).cpu().numpy()
         image = Image.fromarray(pixels[: header.height, : header.width].copy())
         return Decoded(image, len(report.stages), report.total_stages, report.damage)
 
@@ -184,6 +195,7 @@ class Codec:
         """
         return self._read(data, None)[2]
 
+    @torch.inference_mode()
     def _read(self, data: bytes, stages: int | None) -> tuple[Header, _Grid, Report]:
         """Decodes up to the first check at or after `stages`, or up to the last check before the damage."""
         header, body = Header.unpack(data)
@@ -253,49 +265,67 @@ class Codec:
                     indices[chosen, part] = stream.symbols(indices[chosen, part], table)
                 known[chosen] = True
             elif count:
-                chosen = np.flatnonzero(~known) if order is None else order[begin:end]
-                below = self._rounded(stream, grid, chosen)
+                context = self._context(grid)
                 if order is None:
-                    picked = self._most_confident(below, count)
-                    chosen, below = chosen[picked], below[picked]
-                for block in self._blocks(quality, count):
-                    tables = frequencies(below[block]).reshape(-1, below.shape[-1])
-                    coded = stream.symbols(indices[chosen[block]].reshape(-1), tables)
-                    indices[chosen[block]] = coded.reshape(-1, quality)
-                known[chosen] = True
+                    parts = self._most_confident(stream, context, np.flatnonzero(~known), quality, count)
+                else:
+                    parts = self._in_order(stream, context, order[begin:end], quality)
+                for chosen, below in parts:
+                    tables = frequencies(below).reshape(-1, below.shape[-1])
+                    indices[chosen] = stream.symbols(indices[chosen].reshape(-1), tables).reshape(-1, quality)
+                    known[chosen] = True
             unchecked += count
             if unchecked and (end == len(known) or unchecked * CHECKED_SHARE >= len(known)):
                 stream.check(LAST_CHECK if end == len(known) else EARLY_CHECK)
                 unchecked = 0
             yield stage, unchecked == 0
 
-    def _rounded(self, stream: Encoder | Decoder, grid: _Grid, positions: Integers) -> NDArray[np.int16]:
-        """The rounded logits of some positions, [n, m, V], with an offset of the stream for every block of them."""
-        logits = self._logits(grid)[0].flatten(0, 1)
-        below = np.empty((len(positions), *logits.shape[1:]), dtype=np.int16)
-        for block in self._blocks(logits.shape[1], len(positions)):
-            taken = logits[torch.from_numpy(positions[block]).to(logits.device)].cpu().numpy()
-            offset = stream.offset(choose_offset(taken) if isinstance(stream, Encoder) else 0)
-            below[block] = levels(taken, offset)
-        return below
+    def _in_order(
+        self, stream: Encoder | Decoder, context: Tensor, positions: Integers, quality: int
+    ) -> Iterator[tuple[Integers, NDArray[np.int16]]]:
+        """Blocks of the positions with their rounded logits, [n, m, V], for each an offset of the stream."""
+        for block in self._blocks(quality, len(positions)):
+            logits = self._logits(context, positions[block], quality)
+            yield positions[block], levels(logits, self._offset(stream, logits))
 
-    def _most_confident(self, below: NDArray[np.int16], count: int) -> Integers:
-        """Which `count` of [n, m, V] rounded logits have the greatest probabilities, summed over the sub-vectors."""
-        blocks = self._blocks(below.shape[1], len(below))
-        confidence = np.concatenate([frequencies(below[block]).max(axis=-1).sum(axis=-1) for block in blocks])
-        return most_confident(torch.from_numpy(confidence), count).numpy()
+    def _most_confident(
+        self, stream: Encoder | Decoder, context: Tensor, positions: Integers, quality: int, count: int
+    ) -> Iterator[tuple[Integers, NDArray[np.int16]]]:
+        """The `count` positions of the greatest probabilities, summed over the sub-vectors, and rounded logits.
 
-    @torch.inference_mode()
-    def _logits(self, grid: _Grid) -> Tensor:
-        """[1, h, w, m, V] float64, given what is known."""
-        device = _placement(self.prior)[0]
+        Every block of positions has its offset; those chosen keep it. Their logits are computed again, for all of them
+        together would be too many to hold: what differs is within the margin, as between machines.
+        """
+        confidence, offsets = [], []
+        for block in self._blocks(quality, len(positions)):
+            logits = self._logits(context, positions[block], quality)
+            offsets.append(self._offset(stream, logits))
+            confidence.append(frequencies(levels(logits, offsets[-1])).max(axis=-1).sum(axis=-1))
+        chosen = np.zeros(len(positions), dtype=bool)
+        chosen[most_confident(torch.from_numpy(np.concatenate(confidence)), count).numpy()] = True
+        for block, offset in zip(self._blocks(quality, len(positions)), offsets, strict=True):
+            picked = positions[block][chosen[block]]
+            yield picked, levels(self._logits(context, picked, quality), offset)
+
+    @staticmethod
+    def _offset(stream: Encoder | Decoder, logits: NDArray[np.float64]) -> int:
+        return stream.offset(choose_offset(logits) if isinstance(stream, Encoder) else 0)
+
+    def _context(self, grid: _Grid) -> Tensor:
+        """What the prior makes of the known indices, [h * w, d] float64."""
+        device = _placement(self.networks.prior)[0]
         indices, known = torch.from_numpy(grid.indices), torch.from_numpy(grid.known)
         # The encoder knows all indices, the decoder only some: what the prior must not see, it is not given.
         hidden = torch.where(known[..., None], indices, 0)
-        logits = self.prior(hidden[None].to(device), known[None].to(device))
+        return self.networks.prior.context(hidden[None].to(device), known[None].to(device))[0].flatten(0, 1)
+
+    def _logits(self, context: Tensor, positions: Integers, quality: int) -> NDArray[np.float64]:
+        """[n, m, V] of some positions."""
+        taken = context[torch.from_numpy(positions).to(context.device)]
+        logits = self.networks.prior.logits(taken, quality).cpu()
         if logits.dtype != torch.float64:
             raise TypeError(f"the prior computes in {logits.dtype}: its files would not decode on other machines")
-        return logits
+        return logits.numpy()
 
     def _blocks(self, quality: int, positions: int) -> Iterator[slice]:
         """Slices of some positions, as many each as have `BLOCK` logits together."""

@@ -6,6 +6,8 @@ which it chooses one of 16 offsets such that no logit lies within `MARGIN` of a 
 everything is integers: all machines round alike, and all tables are equal.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -37,17 +39,31 @@ def _exponentials() -> Integers:
 
 
 EXPONENTIALS = _exponentials()
+_WEIGHTS = EXPONENTIALS.astype(np.float64)
+_CACHED = 2**15  # numbers that are worked on together
 
 
 def _scaled(logits: NDArray[np.float64], offset: int) -> NDArray[np.float64]:
     # Boundaries lie at odd multiples of 1/32 of the step: the logits of an untrained prior, all 0, are far from them.
-    return logits * STEPS - (2 * offset + 1) / (2 * OFFSETS)
+    scaled = logits * STEPS
+    scaled -= (2 * offset + 1) / (2 * OFFSETS)
+    return scaled
+
+
+def _pieces(rows: NDArray) -> Iterator[slice]:
+    """Slices of the rows of [n, V], few enough to stay in the processor's cache through several operations."""
+    size = max(1, _CACHED // rows.shape[1])
+    return (slice(begin, begin + size) for begin in range(0, len(rows), size))
 
 
 def margin(logits: NDArray[np.float64], offset: int) -> float:
     """How near the nearest of the logits comes to a rounding boundary of the grid; 1/32 at most."""
-    scaled = _scaled(logits, offset)
-    return float(abs(scaled - np.rint(scaled)).min(initial=0.5)) / STEPS
+    rows, nearest = logits.reshape(-1, logits.shape[-1]), 0.5
+    for piece in _pieces(rows):
+        scaled = _scaled(rows[piece], offset)
+        scaled -= np.rint(scaled)
+        nearest = min(nearest, float(np.abs(scaled, out=scaled).min()))
+    return nearest / STEPS
 
 
 def choose_offset(logits: NDArray[np.float64]) -> int:
@@ -56,7 +72,7 @@ def choose_offset(logits: NDArray[np.float64]) -> int:
     Raises:
         CodecError: there is none, or the logits are not finite.
     """
-    if not np.isfinite(logits).all() or abs(logits).max(initial=0) > 2**20:
+    if logits.size and not max(logits.max(), -logits.min()) <= 2**20:  # nor where one is not a number
         raise CodecError("The prior's logits are not finite, or beyond a million; its weights are broken.")
     for offset in range(OFFSETS):
         if margin(logits, offset) >= MARGIN:
@@ -77,20 +93,43 @@ def levels(logits: NDArray[np.float64], offset: int) -> NDArray[np.int16]:
     Returns:
         [..., V], 0 for the most probable symbols, at most the last index of the table of exponentials.
     """
-    scaled = _scaled(logits, offset)
+    rows = logits.reshape(-1, logits.shape[-1])
+    result = np.empty(rows.shape, dtype=np.int16)
     with np.errstate(invalid="ignore"):  # a broken model's infinities become some integers; the check finds them
-        rounded = np.floor(scaled)
-        below = rounded.max(axis=-1, keepdims=True) - rounded
-    return np.nan_to_num(below, nan=0.0).clip(0, len(EXPONENTIALS) - 1).astype(np.int16)
+        for piece in _pieces(rows):
+            scaled = _scaled(rows[piece], offset)
+            np.floor(scaled, out=scaled)
+            greatest = scaled.max(axis=1, keepdims=True)
+            np.subtract(greatest, scaled, out=scaled)
+            if not np.isfinite(greatest).all():
+                np.nan_to_num(scaled, copy=False, nan=0.0)
+            result[piece] = np.minimum(scaled, len(EXPONENTIALS) - 1, out=scaled)
+    return result.reshape(logits.shape)
 
 
 def frequencies(below: NDArray[np.int16]) -> Integers:
-    """The frequencies of rounded logits, [..., V]: non-negative, summing to 2^24 - V; the coder adds 1 to each.
+    """What `normalize` makes of the rounded logits' exponentials, [..., V], in less time.
+
+    The integers stay below 2^53, so that float64 holds products, sums and differences exactly; of quotients it rounds
+    the last bit alike everywhere, and what that may have moved up to the next integer is taken back.
 
     Args:
         below: [..., V], what `levels` returns.
     """
-    return normalize(EXPONENTIALS[below])
+    rows = below.reshape(-1, below.shape[-1])
+    target = 2.0**PRECISION - rows.shape[1]
+    result = np.empty(rows.shape, dtype=np.int64)
+    for piece in _pieces(rows):
+        weights = _WEIGHTS.take(rows[piece], mode="clip")
+        total = weights.sum(axis=1, keepdims=True)
+        weights *= target
+        quotient = weights / total
+        np.floor(quotient, out=quotient)
+        quotient -= quotient * total > weights
+        first = rows[piece].argmin(axis=1)  # the first of equals, by definition
+        quotient[np.arange(len(first)), first] += target - quotient.sum(axis=1)
+        result[piece] = quotient
+    return result.reshape(below.shape)
 
 
 def normalize(weights: Integers) -> Integers:

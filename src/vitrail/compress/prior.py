@@ -1,14 +1,16 @@
 """The masked image model: what the indices of hidden tokens may be, given those that are known (Section 5.3.2)."""
 
+import copy
 import math
 from dataclasses import dataclass
+from functools import reduce
 from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.compress.trunk import Trunk
+from vitrail.compress.trunk import InferenceTrunk, Trunk
 from vitrail.errors import VitrailError
 from vitrail.layers.product_quantizer import centroid_shares
 
@@ -80,9 +82,21 @@ class Prior(nn.Module):
             kept: [B], how many sub-vectors of each sample are given (the others have no logits that mean anything);
                 None: all m.
         """
+        return self.logits(self.context(indices, known, kept), indices.shape[3])
+
+    def context(self, indices: Tensor, known: Tensor, kept: Tensor | None = None) -> Tensor:
+        """[B, h, w, d], from which `logits` follow token by token; the arguments are those of `forward`."""
         tokens = torch.where(known[..., None], self._embed(indices, kept), self.mask_token)
-        logits = self.heads(self.trunk(tokens.permute(0, 3, 1, 2)))
-        return logits.unflatten(3, (self.parts, self.centroids))[..., : indices.shape[3], :]
+        return self.trunk(tokens.permute(0, 3, 1, 2))
+
+    def logits(self, context: Tensor, given: int) -> Tensor:
+        """Context [..., d] -> logits [..., m, V] of the first m = `given` sub-vectors."""
+        return self.heads(context).unflatten(-1, (self.parts, self.centroids))[..., :given, :]
+
+    @torch.no_grad()
+    def optimize_for_inference(self) -> "InferencePrior":
+        """A copy that computes the same, to rounding, in less time and memory, for inference alone."""
+        return InferencePrior(copy.deepcopy(self)).requires_grad_(False).eval()
 
     def _embed(self, indices: Tensor, kept: Tensor | None) -> Tensor:
         given = indices.shape[3]
@@ -123,6 +137,40 @@ class Prior(nn.Module):
             costs = index_costs(self(indices, known), indices)[:, stages == stage]
             bits.append(costs.double().flatten(1).sum(dim=1) / math.log(2))
         return torch.stack([stage.double() for stage in bits], dim=1)
+
+
+class InferencePrior(nn.Module):
+    """What `Prior.optimize_for_inference` makes: contexts for large grids, logits where they are wanted."""
+
+    def __init__(self, prior: Prior) -> None:
+        super().__init__()
+        self.parts, self.centroids = prior.parts, prior.centroids
+        self.summed = prior.config.embedding == "sum"
+        self.embedding, self.mask_token = prior.embedding, prior.mask_token
+        self.trunk = InferenceTrunk(prior.trunk)
+        self.heads = prior.heads
+
+    @torch.no_grad()
+    def context(self, indices: Tensor, known: Tensor) -> Tensor:
+        """[B, h, w, d], given indices [B, h, w, m] where `known` [B, h, w]; the others may be anything."""
+        tokens = self.mask_token.repeat(*known.shape, 1)
+        tokens[known] = self._embed(indices[known])
+        tokens += self.trunk.positions(*known.shape[1:])
+        return self.trunk(tokens)
+
+    @torch.no_grad()
+    def logits(self, context: Tensor, given: int) -> Tensor:
+        """Context [..., d] -> logits [..., m, V] of the first m = `given` sub-vectors."""
+        rows = given * self.centroids
+        return F.linear(context, self.heads.weight[:rows], self.heads.bias[:rows]).unflatten(-1, (given, -1))
+
+    def _embed(self, indices: Tensor) -> Tensor:
+        """[n, m] -> [n, d], a sub-vector at a time: those of all, side by side, would be the largest tensor."""
+        given = indices.shape[1]
+        embedded = (self.embedding(indices[:, part] + part * self.centroids) for part in range(given))
+        if self.summed:
+            return reduce(Tensor.add_, embedded)
+        return F.pad(torch.cat(list(embedded), dim=1), (0, (self.parts - given) * self.embedding.embedding_dim))
 
 
 def index_costs(logits: Tensor, indices: Tensor) -> Tensor:

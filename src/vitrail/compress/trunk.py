@@ -1,8 +1,11 @@
 """What encoder, decoder and masked image model have in common (Section 5.3.1, Neural network)."""
 
+from typing import cast
+
 from torch import Tensor, nn
 
 from vitrail.backbones.features import check_heads
+from vitrail.backbones.xcit_inference import InferenceBlock
 from vitrail.layers.blocks import NORM_EPSILON, XCiTBlock
 from vitrail.layers.positions import SinusoidalPositions
 
@@ -39,3 +42,27 @@ class Trunk(nn.Module):
     def no_weight_decay(self) -> set[str]:
         """Parameters that weight decay leaves alone, besides vectors."""
         return {name for name, _ in self.named_parameters() if name.endswith("temperature")}
+
+
+class InferenceTrunk(nn.Module):
+    """A trunk that changes its tokens in place, a few at a time where that saves memory; made under no_grad.
+
+    It computes what the trunk does in evaluation, to rounding.
+    """
+
+    def __init__(self, trunk: Trunk) -> None:
+        super().__init__()
+        self.embed_positions, self.norm = trunk.positions, trunk.norm
+        self.blocks = nn.ModuleList(InferenceBlock(cast(XCiTBlock, block), None) for block in trunk.blocks)
+
+    def positions(self, height: int, width: int) -> Tensor:
+        """[1, h, w, d], which `forward` expects in its tokens."""
+        return self.embed_positions(height, width).permute(0, 2, 3, 1)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens with their positions, [B, h, w, d], contiguous, to be overwritten -> [B, h, w, d]."""
+        grid = (tokens.shape[1], tokens.shape[2])
+        flat = tokens.view(len(tokens), -1, tokens.shape[3])
+        for block in self.blocks:
+            block(flat, grid)
+        return self.norm(tokens)

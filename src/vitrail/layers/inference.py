@@ -81,6 +81,28 @@ def convolve_gelu(
     return F.gelu(F.conv2d(x, weight, bias, stride, padding, groups=groups))
 
 
+def depthwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The depth-wise 3x3 convolution of [B, d, h, w], channels last, with [d, 1, 3, 3] and bias [d], zeros around.
+
+    PyTorch convolves float64 on the CPU channel by channel, many times slower than nine shifted products.
+    """
+    if x.device.type != "cpu" or x.dtype != torch.float64:
+        return F.conv2d(x, weight, bias, padding=1, groups=len(weight))
+    picture, taps = x.permute(0, 2, 3, 1), weight.flatten(1).T.contiguous()
+    out = picture.new_empty(picture.shape).copy_(bias)
+    height, width = picture.shape[1:3]
+    rows_at_once = max(1, _tokens_at_once(x) // width)
+    for top in range(0, height, rows_at_once):
+        for down in (-1, 0, 1):
+            first, last = max(top, -down), min(top + rows_at_once, height, height - down)
+            for across in (-1, 0, 1):
+                begin, end = max(0, -across), min(width, width - across)
+                source = picture[:, first + down : last + down, begin + across : end + across]
+                if first < last:
+                    out[:, first:last, begin:end].addcmul_(source, taps[3 * down + across + 4])
+    return out.permute(0, 3, 1, 2)
+
+
 def gram(x: Tensor) -> Tensor:
     """[B, N, d] -> X^T X [B, d, d], summed in float32 and kept in it where x has fewer bits."""
     if x.is_cuda and x.dtype in (torch.bfloat16, torch.float16):
@@ -192,7 +214,7 @@ class InferenceLocalInteraction(nn.Module):
         super().__init__()
         self.norm = norm
         assert local.convolution1.bias is not None and local.convolution2.bias is not None
-        factor, shift = _batch_norm(local.norm)
+        factor, shift = fold_batch_norm(local.norm)
         weight = local.convolution2.weight.double() * scale.double()[:, None, None, None]
         taps = weight.squeeze(1) * shift[:, None, None]  # [d, 3, 3]
         bias = local.convolution2.bias * scale.double() + taps.sum(dim=(1, 2))
@@ -210,7 +232,7 @@ class InferenceLocalInteraction(nn.Module):
         images_at_once = max(1, _tokens_at_once(tokens) // tokens.shape[1])
         for part in tokens.view(len(tokens), *grid, -1).split(images_at_once):
             channels_last = self.norm(part).permute(0, 3, 1, 2)
-            inside = convolve_gelu(channels_last, self.weight1, self.bias1, 1, (1, 1), len(self.weight1))
+            inside = self._first_convolution(channels_last)
             self._add_second_convolution_(part.permute(0, 3, 1, 2), inside)
             for edge, taps in zip((part[:, 0], part[:, -1], part[:, :, 0], part[:, :, -1]), self.edges, strict=True):
                 edge -= taps
@@ -218,13 +240,18 @@ class InferenceLocalInteraction(nn.Module):
             for corner, tap in zip(corners, self.corners, strict=True):  # taken back twice
                 corner += tap
 
+    def _first_convolution(self, picture: Tensor) -> Tensor:
+        if _fused(picture):
+            return convolve_gelu(picture, self.weight1, self.bias1, 1, (1, 1), len(self.weight1))
+        return F.gelu(depthwise(picture, self.weight1, self.bias1))
+
     def _add_second_convolution_(self, picture: Tensor, inside: Tensor) -> None:
         if _fused(inside):
             torch.ops.mkldnn._convolution_pointwise_.binary(
                 picture, inside, self.weight2, self.bias2, *[[1, 1]] * 3, len(self.weight2), "add", None, None, [], None
             )
         else:
-            picture += F.conv2d(inside, self.weight2, self.bias2, padding=1, groups=len(self.weight2))
+            picture += depthwise(inside, self.weight2, self.bias2)
 
 
 class InferenceFeedForward(nn.Module):
@@ -287,7 +314,7 @@ class _FoldedConvolution(nn.Module):
 
     def __init__(self, convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
         super().__init__()
-        factor, shift = _batch_norm(norm)
+        factor, shift = fold_batch_norm(norm)
         weight = (convolution.weight * factor[:, None, None, None]).to(convolution.weight)
         self.weight = nn.Buffer(weight.contiguous(memory_format=torch.channels_last))
         self.bias = nn.Buffer(shift.to(weight))
@@ -349,7 +376,7 @@ def _scaled(tensor: Tensor, scale: Tensor) -> Tensor:
     return (tensor.double() * scale.double()).to(tensor).contiguous()
 
 
-def _batch_norm(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+def fold_batch_norm(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """A batch norm in evaluation as factor and shift, [d] each, float64."""
     assert norm.running_mean is not None and norm.running_var is not None
     factor = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
