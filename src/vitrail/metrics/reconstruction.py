@@ -13,7 +13,7 @@ from vitrail.errors import VitrailError
 
 # Wang et al., 2003, by scale, the finest first.
 _WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
-_WINDOW = 11
+WINDOW = 11  # pixels a side of MS-SSIM's window
 
 
 def scales(height: int, width: int) -> int:
@@ -25,11 +25,11 @@ def scales(height: int, width: int) -> int:
         VitrailError: the short side is below 11 pixels.
     """
     side = min(height, width)
-    if side < _WINDOW:
+    if side < WINDOW:
         raise VitrailError(
             f"MS-SSIM is not defined for a picture of {width} x {height} pixels; both sides must be 11 or more."
         )
-    return min(len(_WEIGHTS), 1 + int(math.log2((side - 1) / (_WINDOW - 1))))
+    return min(len(_WEIGHTS), 1 + int(math.log2((side - 1) / (WINDOW - 1))))
 
 
 def ms_ssim(images: Tensor, others: Tensor, floor: float = 0.0) -> Tensor:
@@ -62,7 +62,7 @@ def ms_ssim(images: Tensor, others: Tensor, floor: float = 0.0) -> Tensor:
 
 def _similarity(images: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     """The luminance term, and the product of the contrast and structure terms, of every window."""
-    place = torch.arange(_WINDOW, dtype=images.dtype, device=images.device) - _WINDOW // 2
+    place = torch.arange(WINDOW, dtype=images.dtype, device=images.device) - WINDOW // 2
     kernel = (-(place**2) / (2 * 1.5**2)).exp()
     kernel = kernel / kernel.sum()
     moments = torch.stack([images, others, images * images, others * others, images * others])
@@ -73,6 +73,11 @@ def _similarity(images: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     covariance = product - mean * other_mean
     luminance = (2 * mean * other_mean + 0.01**2) / (mean**2 + other_mean**2 + 0.01**2)
     return luminance, (2 * covariance + 0.03**2) / (variances + 0.03**2)
+
+
+def to_decibels(similarity: float) -> float:
+    """MS-SSIM, or the mean of many, in dB: -10 log10(1 - MS-SSIM), 100 at most."""
+    return -10 * math.log10(max(1 - similarity, 1e-10))
 
 
 def to_8_bits(images: Tensor) -> Tensor:
@@ -157,7 +162,7 @@ class ReconstructionMetric:
             raise VitrailError("There is nothing to measure: the evaluation had no picture; check the data set.")
         figures = {name: value / self._pictures for name, value in self._sums.items()}
         for name in [name for name in figures if name.endswith("ms_ssim")]:
-            figures[f"{name}_db"] = -10 * math.log10(max(1 - figures[name], 1e-10))
+            figures[f"{name}_db"] = to_decibels(figures[name])
         shares = self._counts.double() / self._counts.sum(dim=1, keepdim=True)
         figures["usage"] = float((self._counts > 0).double().mean())
         figures["perplexity"] = float(torch.special.entr(shares).sum(dim=1).exp().mean())
