@@ -139,12 +139,20 @@ def test_training_follows_the_golden_losses(photos, tmp_path):
         eval_transform=EvalTransform(size=32),
         loop=Loop(steps=3, batch_size=16, log_every=1),
     )
-    fit(small, tmp_path / "run")
+
+    def initialize(task):
+        # Versions of torch draw different numbers from the truncated normal distribution of `build`.
+        generator = torch.Generator().manual_seed(0)
+        for parameter in task.parameters():
+            if parameter.dim() > 1:
+                nn.init.normal_(parameter, std=0.1, generator=generator)
+
+    fit(small, tmp_path / "run", initialize=initialize)
     losses = [value for _, value in read_curves(tmp_path / "run")["train/loss"]]
     assert losses == pytest.approx(GOLDEN, abs=2e-4)  # rounding differs between processors, the seeds do not
 
 
-GOLDEN = [2.2621474266052246, 2.3331480026245117, 2.3066487312316895]
+GOLDEN = [2.4657487869262695, 2.6067094802856445, 2.418107271194458]
 
 
 class MeanColour(nn.Module):
