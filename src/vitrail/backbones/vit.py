@@ -129,10 +129,15 @@ class ViT(nn.Module):
             if token is not None:
                 nn.init.trunc_normal_(token, std=0.02)
 
-    def embed(self, images: Tensor, keep: Tensor | None = None) -> tuple[Tensor, tuple[int, int]]:
+    def embed(
+        self, images: Tensor, keep: Tensor | None = None, masked: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, tuple[int, int]]:
         """[B, 3, H, W] -> tokens with their positions, [B, leading + N, d], the patches last, and the grid (h, w)."""
         picture = self.patches(images)
         grid = (picture.shape[2], picture.shape[3])
+        if masked is not None:
+            mask, token = masked
+            picture = torch.where(mask[:, None], token.to(picture.dtype)[:, None, None], picture)
         patches = (picture + self.positions(*grid)).flatten(2).mT
         if keep is not None:
             patches = patches.gather(1, keep[:, :, None].expand(-1, -1, self.width))
@@ -146,7 +151,11 @@ class ViT(nn.Module):
         return torch.cat([leading.expand(patches.shape[0], -1, -1), patches], dim=1), grid
 
     def _encode(
-        self, images: Tensor, layers: Sequence[int] = (), keep: Tensor | None = None
+        self,
+        images: Tensor,
+        layers: Sequence[int] = (),
+        keep: Tensor | None = None,
+        masked: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, tuple[int, int], tuple[Tensor, ...]]:
         """All tokens leaving the last block, before the final norm, the grid, and the patches of the layers."""
         if keep is not None and self.config.attention not in ("softmax", "efficient"):
@@ -154,7 +163,7 @@ class ViT(nn.Module):
                 f"The attention {self.config.attention} needs all patches of a picture; a subset of them can be "
                 "encoded with softmax or efficient attention."
             )
-        tokens, grid = self.embed(images, keep)
+        tokens, grid = self.embed(images, keep, masked)
         check_layers(layers, len(self.blocks))
         outputs = {}
         for number, block in enumerate(self.blocks):
@@ -163,7 +172,13 @@ class ViT(nn.Module):
                 outputs[number] = tokens[:, self.leading :]
         return tokens, grid, tuple(outputs[number] for number in layers)
 
-    def forward_features(self, images: Tensor, layers: Sequence[int] = (), keep: Tensor | None = None) -> Features:
+    def forward_features(
+        self,
+        images: Tensor,
+        layers: Sequence[int] = (),
+        keep: Tensor | None = None,
+        masked: tuple[Tensor, Tensor] | None = None,
+    ) -> Features:
         """Patch tokens after the final norm, class token, grid, and the asked-for layers before that norm.
 
         With mean pooling, the class token is the norm of the mean of the patches, not the mean of the normalised.
@@ -173,11 +188,12 @@ class ViT(nn.Module):
             layers: numbers of blocks, 0-based.
             keep: [B, n] int64, the numbers of the patches to encode, row by row from 0; None: all of them. Patches
                 keep their positions, and come out in the order given. The features' grid stays that of all patches.
+            masked: [B, h, w] bool and [d]: patches that are replaced, before their positions are added, by a token.
 
         Raises:
             VitrailError: no such layer, or a subset where the attention needs all patches.
         """
-        tokens, grid, outputs = self._encode(images, layers, keep)
+        tokens, grid, outputs = self._encode(images, layers, keep, masked)
         normed = self.norm(tokens)
         if self.config.pooling == "class_token":
             class_token = normed[:, 0]

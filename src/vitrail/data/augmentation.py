@@ -71,7 +71,7 @@ class TrainTransform:
             steps.append(_rand_augment(self.rand_augment, self.size, self.mean))
         elif self.colour_jitter:
             steps.append(v2.ColorJitter(self.colour_jitter, self.colour_jitter, self.colour_jitter))
-        steps += _to_tensor(self.mean, self.std)
+        steps += to_normalized(self.mean, self.std)
         if self.erasing:  # normal noise per pixel, areas of 2 to 33 %, as DeiT
             steps.append(v2.RandomErasing(self.erasing, scale=(0.02, 1 / 3), ratio=(0.3, 1 / 0.3), value="random"))
         return v2.Compose(steps)
@@ -104,7 +104,7 @@ class EvalTransform:
     def build(self) -> Transform:
         """A picture (RGB) -> [3, size, size], float32."""
         resize = v2.Resize(math.floor(self.size / self.crop_ratio), InterpolationMode(self.interpolation))
-        return v2.Compose([_without_far_ends, resize, v2.CenterCrop(self.size), *_to_tensor(self.mean, self.std)])
+        return v2.Compose([_without_far_ends, resize, v2.CenterCrop(self.size), *to_normalized(self.mean, self.std)])
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,8 @@ def _without_far_ends(image: Image.Image) -> Image.Image:
     return image.crop((left, top, left + width, top + height))
 
 
-def _to_tensor(mean: tuple[float, ...], std: tuple[float, ...]) -> list[Callable]:
+def to_normalized(mean: tuple[float, ...], std: tuple[float, ...]) -> list[Callable]:
+    """The last steps of a transform: a picture (RGB) -> [3, H, W] float32, `mean` subtracted, divided by `std`."""
     return [v2.PILToTensor(), _to_float, v2.Normalize(mean, std, inplace=True)]
 
 

@@ -62,9 +62,12 @@ def train(experiment: "Experiment", folder: Path, resume: bool = False) -> "Resu
     """
     from vitrail.compress.training import CodecTask
     from vitrail.engine.loop import fit
+    from vitrail.pretrain.pretraining import MaskedTask
     from vitrail.weights import load_weights
 
     def initialize(task: "Task") -> None:
+        if isinstance(task, MaskedTask):
+            task.initialize()
         if not experiment.weights:
             return
         if isinstance(task, CodecTask):

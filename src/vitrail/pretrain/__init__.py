@@ -1,0 +1,1 @@
+"""Learning from images without labels: SplitMask, BEiT, DINO (Chapter 4)."""

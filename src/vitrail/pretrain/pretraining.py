@@ -1,0 +1,140 @@
+"""What the methods have in common: images without labels, their validation, features for neighbours and probes."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vitrail.backbones.vit import ViT, ViTConfig
+from vitrail.data.augmentation import EvalTransform
+from vitrail.data.datasets import ImageData
+from vitrail.data.loader import Dataset
+from vitrail.data.samples import LabelledImage
+from vitrail.engine.experiment import Experiment
+from vitrail.engine.optim import OptimizerConfig, build_optimizer
+from vitrail.engine.task import Phase, Task
+from vitrail.metrics.pretext import PretextMetric
+from vitrail.pretrain.masks import MaskedImages, Masks
+from vitrail.pretrain.tokenizers import TokenizerConfig
+from vitrail.pretrain.views import View
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretraining(Experiment):
+    """Training on images without labels."""
+
+    data: ImageData
+    """Training images; labels are left aside."""
+    validation: Path | None = None
+    """Images that are held out, for the loss; with class folders or labels, for nearest neighbours too."""
+    eval_transform: EvalTransform = field(default_factory=EvalTransform)
+    """Preparation of a held-out image."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """AdamW, its schedule, clipping."""
+
+    def _held_out(self) -> Dataset | None:
+        if self.validation is None:
+            return None
+        data = replace(self.data, root=self.validation, list=None)
+        return data.open(self.eval_transform.build())
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedPretraining(Pretraining):
+    """Prediction of the visual words of patches that are not seen."""
+
+    backbone: ViTConfig = field(default_factory=lambda: ViTConfig(class_token=False, pooling="mean"))
+    """The network to pre-train."""
+    view: View = field(default_factory=View)
+    """Augmentation of a training image."""
+    masks: Masks = field(default_factory=Masks)
+    """Which patches are hidden."""
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    """What the visual words are."""
+
+    def train_dataset(self) -> Dataset:
+        """The training images, augmented and masked."""
+        images = replace(self.data, labelled=False).open(self.view.build())
+        return MaskedImages(images, self.masks, self.backbone.patch_size)
+
+    def validation_dataset(self) -> Dataset | None:
+        """The held-out images, masked, with labels where there are some."""
+        images = self._held_out()
+        return images and HeldOutImages(images, self.masks, self.backbone.patch_size)
+
+    def plain_dataset(self) -> Dataset:
+        """The training images as a held-out image is prepared: where the tokenizer finds its words."""
+        return replace(self.data, labelled=False).open(self.eval_transform.build())
+
+
+class HeldOutImage(NamedTuple):
+    """A sample, or a batch of them.
+
+    Attributes:
+        image: [3, H, W], or [B, 3, H, W].
+        mask: [h, w] bool, or [B, h, w].
+        label: the number of the class, or [B]; -1 where it is not known.
+    """
+
+    image: Tensor
+    mask: Tensor
+    label: int | Tensor
+
+
+class HeldOutImages(MaskedImages):
+    """Held-out images with masks, and labels where they have some."""
+
+    def __getitem__(self, index: int) -> HeldOutImage:  # type: ignore[override]
+        sample = self.images[index]
+        grid = (-(-sample.image.shape[1] // self.patch_size), -(-sample.image.shape[2] // self.patch_size))
+        label = sample.label if isinstance(sample, LabelledImage) else -1
+        return HeldOutImage(sample.image, self.masks.draw(grid), label)
+
+
+class MaskedTask(Task):
+    """A ViT, a tokenizer, and what the words of hidden patches are predicted with.
+
+    Attributes:
+        backbone: what is kept after pre-training.
+        tokenizer: fit to the training images before the first step.
+    """
+
+    backbone: ViT
+
+    def __init__(self, experiment: MaskedPretraining) -> None:
+        super().__init__()
+        self.experiment = experiment
+        self.backbone = experiment.backbone.build()
+        self.tokenizer = experiment.tokenizer.build(experiment.backbone.patch_size)
+
+    def initialize(self) -> None:
+        """Finds the tokenizer's words in the training images."""
+        self.tokenizer.fit(self.experiment.plain_dataset())
+
+    def phases(self) -> dict[str, Phase]:
+        """One phase, `train`."""
+        config = self.experiment.optimizer
+        return {"train": Phase(build_optimizer(config, self), config)}
+
+    def features(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] -> what the backbone says of whole images, [B, d] float32, without gradient."""
+        with torch.no_grad():
+            return self.backbone.forward_features(images).class_token.float()
+
+    def metric(self) -> PretextMetric:
+        """Loss and accuracy of the prediction, nearest neighbours."""
+        return PretextMetric()
+
+
+def word_costs(logits: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits [B, n, V] and the true words [B, n] -> cross-entropy in nats and whether the best guess is right, [B]."""
+    logits = logits.float()
+    costs = nn.functional.cross_entropy(logits.flatten(0, 1), words.flatten(), reduction="none").view_as(words)
+    return costs.mean(dim=1), (logits.argmax(dim=2) == words).float().mean(dim=1)
+
+
+def of_patches(tokens: Tensor, patches: Tensor) -> Tensor:
+    """Tokens [B, N, d] of all patches, the numbers of some [B, n] -> their tokens [B, n, d]."""
+    return tokens.gather(1, patches[:, :, None].expand(-1, -1, tokens.shape[2]))
