@@ -3,9 +3,10 @@
 import copy
 import hashlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -104,6 +105,7 @@ class Codec:
     Attributes:
         fingerprint: SHA-256 of all weights, buffers and marginals. A file starts with its first 2 bytes, and every
             check of the file depends on all of it.
+        histogram: the marginals as they were given.
     """
 
     def __init__(self, autoencoder: Autoencoder, prior: Prior, marginals: Integers | Tensor, name: str) -> None:
@@ -117,8 +119,32 @@ class Codec:
                 f"The marginal histogram of {name} is {counts.shape}, its model needs "
                 f"({autoencoder.parts}, {autoencoder.centroids}); give it the histogram that it was trained with."
             )
+        self.histogram = counts
         self.marginals = normalize_frequencies(counts)
         self.fingerprint = _fingerprint([autoencoder, self.prior], counts)
+
+    @classmethod
+    def load(cls, source: str | Path | None = None, device: str | torch.device = "cpu") -> "Codec":
+        """A codec by name or from a file: see `vitrail.compress.storage.load_codec`; None: the shipped default.
+
+        Raises:
+            VitrailError: there is no such codec, or the file is none.
+        """
+        from vitrail.compress.storage import load_codec
+
+        return load_codec(source, device)
+
+    def save(self, path: str | Path, facts: Mapping[str, Any] | None = None, half: bool = True) -> None:
+        """Writes the codec to one file: see `vitrail.compress.storage.save_codec`."""
+        from vitrail.compress.storage import save_codec
+
+        save_codec(self, path, facts, half)
+
+    @property
+    def qualities(self) -> tuple[int, ...]:
+        """What `compress` can be asked for, ascending; a codec that is not nested has one."""
+        parts = self.autoencoder.parts
+        return tuple(range(1, parts + 1)) if self.autoencoder.config.nested else (parts,)
 
     @torch.inference_mode()
     def compress(self, image: Image.Image, quality: int | None = None, scheme: Scheme | None = None) -> bytes:
