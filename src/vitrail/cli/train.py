@@ -1,14 +1,12 @@
-"""`vitrail train`, `evaluate`, `recipes`: from a recipe to a checkpoint to its score."""
+"""`vitrail train` and `recipes`: from a recipe to a checkpoint."""
 
 import argparse
 import json
 from pathlib import Path
 from typing import Any
 
-from vitrail.cli.inputs import SIZES_HELP, add_device, positive, print_table
-from vitrail.cli.recognize import load_classifier
-
-CONFUSION_HELP = "write the confusion matrix (of the last model and resolution) as .csv or .png"
+from vitrail.cli import evaluate
+from vitrail.cli.inputs import print_table
 
 
 def add_verbs(verbs: Any) -> None:
@@ -29,20 +27,7 @@ def add_verbs(verbs: Any) -> None:
     train.add_argument("--resume", action="store_true", help="go on with the run in this folder")
     train.set_defaults(run=run_train, takes_fields=True, parser=train)
 
-    evaluate = verbs.add_parser("evaluate", help="accuracy of a classifier on a folder of labelled images")
-    evaluate.add_argument("model", metavar="MODEL", nargs="+", help="checkpoints or names of published weights")
-    evaluate.add_argument("--data", required=True, type=Path, help="class folders, a list file or tars")
-    evaluate.add_argument("--label-column", type=int, default=1, help="of a list file, counted from 0 (default: 1)")
-    evaluate.add_argument("--sizes", type=positive, nargs="+", metavar="PIXELS", help=SIZES_HELP)
-    evaluate.add_argument("--batch-size", type=positive, default=64, metavar="N")
-    evaluate.add_argument(
-        "--on-corrupt", choices=("stop", "skip"), default="stop", help="skip: leave out and count unreadable files"
-    )
-    evaluate.add_argument("--confusion", type=Path, metavar="FILE", help=CONFUSION_HELP)
-    evaluate.add_argument("--plot", type=Path, metavar="FILE.png", help="draw accuracy against resolution (Figure 3.3)")
-    evaluate.add_argument("--json", action="store_true", help="one JSON object per model and resolution")
-    add_device(evaluate)
-    evaluate.set_defaults(run=run_evaluate)
+    evaluate.add_verb(verbs)
 
     recipes = verbs.add_parser("recipes", help="list the recipes, or print one with all its values")
     recipes.add_argument("recipe", nargs="?", choices=recipe_names(), metavar="RECIPE")
@@ -68,40 +53,6 @@ def run_train(arguments: argparse.Namespace) -> int:
         config=(tyro.conf.AvoidSubcommands,),
     )
     train(experiment, Path(arguments.output or f"runs/{arguments.recipe}"), arguments.resume)
-    return 0
-
-
-def run_evaluate(arguments: argparse.Namespace) -> int:
-    """`vitrail evaluate`."""
-    from vitrail.data.datasets import ImageData
-    from vitrail.data.loader import LoaderConfig
-    from vitrail.plots import check_format
-    from vitrail.recognize.evaluate import evaluate_at, plot_resolutions, write_confusion
-
-    for drawing in (arguments.plot, arguments.confusion):
-        if drawing and drawing.suffix != ".csv":
-            check_format(drawing)
-    loader = LoaderConfig(on_corrupt=arguments.on_corrupt)
-    data = ImageData(arguments.data, label_column=arguments.label_column)
-    rows: list[tuple[str, ...]] = []
-    curves: dict[str, list[tuple[int, float]]] = {}
-    for name in arguments.model:
-        classifier = load_classifier(argparse.Namespace(model=name, device=arguments.device)).optimized()
-        for size in arguments.sizes or [classifier.transform.size]:
-            result = evaluate_at(classifier, data, size, arguments.batch_size, loader)
-            figures = result.metric.compute()
-            curves.setdefault(name, []).append((size, figures["top1"]))
-            if arguments.json:
-                print(json.dumps({"model": name, "size": size, **figures, "skipped": len(result.skipped)}), flush=True)
-            rows.append(
-                (name, str(size), *(f"{100 * figures[key]:.2f}" for key in ("top1", "top5", "mean_class_accuracy")))
-            )
-    if not arguments.json:
-        print_table(("model", "pixels", "top-1 (%)", "top-5 (%)", "mean class accuracy (%)"), rows)
-    if arguments.confusion:
-        write_confusion(result.metric.confusion, classifier.classes, arguments.confusion)
-    if arguments.plot:
-        plot_resolutions(curves, arguments.plot)
     return 0
 
 
