@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pytest
 
+from vitrail.cli.evaluate import PEERS
 from vitrail.cli.main import main
 from vitrail.compress import Codec
 from vitrail.compress.classical import CLASSICAL
@@ -36,6 +37,10 @@ def codec(pictures, tmp_path_factory):
 def rows(path):
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def test_the_peers_are_all_classical_codecs():
+    assert PEERS == tuple(CLASSICAL)  # written twice, since help must not load torch
 
 
 def test_a_codec_beside_the_classical_ones(codec, pictures, tmp_path, capsys):
