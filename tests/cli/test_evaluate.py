@@ -40,7 +40,7 @@ def rows(path):
 
 
 def test_the_peers_are_all_classical_codecs():
-    assert PEERS == tuple(CLASSICAL)  # written twice, since help must not load torch
+    assert tuple(CLASSICAL) == PEERS  # written twice, since help must not load torch
 
 
 def test_a_codec_beside_the_classical_ones(codec, pictures, tmp_path, capsys):
