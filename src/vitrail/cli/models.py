@@ -15,7 +15,7 @@ def add_verbs(verbs: Any) -> None:
     models.set_defaults(run=run_models)
 
     export = verbs.add_parser("export", help="write a network as ONNX, torch.export program or safetensors")
-    export.add_argument("model", metavar="MODEL", help="a checkpoint or the name of published weights")
+    export.add_argument("model", metavar="MODEL", help="a checkpoint or the name of published weights, or a codec")
     export.add_argument("-o", "--output", required=True, metavar="FILE", help="ends in .onnx, .pt2 or .safetensors")
     export.set_defaults(run=run_export)
 
@@ -40,8 +40,15 @@ def run_models(arguments: argparse.Namespace) -> int:
 
 def run_export(arguments: argparse.Namespace) -> int:
     """`vitrail export`."""
-    from vitrail import weights
+    from vitrail.compress.storage import is_codec
 
-    weights.export(weights.load_classifier(arguments.model), arguments.output)
+    if is_codec(arguments.model):
+        from vitrail.compress import Codec
+
+        Codec.load(arguments.model).save(arguments.output)
+    else:
+        from vitrail import weights
+
+        weights.export(weights.load_classifier(arguments.model), arguments.output)
     print(f"Wrote {arguments.output}")
     return 0

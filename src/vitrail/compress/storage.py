@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from vitrail.compress.autoencoder import AutoencoderConfig
+from vitrail.compress.autoencoder import Autoencoder, AutoencoderConfig
 from vitrail.compress.frequencies import Integers, integer_histogram
-from vitrail.compress.prior import PriorConfig
+from vitrail.compress.prior import Prior, PriorConfig
 from vitrail.compress.training import open_codec_task
 from vitrail.config import from_json, to_json
+from vitrail.engine.checkpoint import load as load_checkpoint
 from vitrail.errors import FileError, VitrailError
 from vitrail.files import atomic_path
 
@@ -89,41 +90,64 @@ def load_codec(source: str | Path | None = None, device: str | torch.device = "c
     Raises:
         VitrailError: there is no such codec, the file is none, or the training had no masked image model.
     """
+    source = DEFAULT_MODEL if source is None else source
+    path = _SHIPPED / f"{source}.safetensors" if source in shipped_codecs() else Path(source)
+    if not path.exists():
+        listed = ", ".join(shipped_codecs()) or "none in this installation"
+        raise FileError(f"There is no codec {source}; name a shipped one ({listed}), a file or the folder of a run.")
+    if path.is_dir() or METADATA not in (metadata := _metadata(path)):
+        return _of_training(path, device)
+    try:
+        about = json.loads(metadata[METADATA])
+        configurations, name = [from_json(about[room]) for room in ("autoencoder", "prior")], str(about["name"])
+        autoencoder, prior = _build(*configurations)
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError):
+        raise FileError(
+            f"{path} does not describe a codec that this version of Vitrail can build; get it anew."
+        ) from None
+    with safe_open(path, framework="pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, no mapping
+    whole = nn.ModuleDict({"autoencoder": autoencoder, "prior": prior})
+    whole.register_buffer("marginals", torch.empty(autoencoder.parts, autoencoder.centroids, device="meta"))
+    wanted = whole.state_dict()
+    wrong = sorted(wanted.keys() ^ tensors.keys())
+    wrong += [key for key in sorted(wanted.keys() & tensors.keys()) if wanted[key].shape != tensors[key].shape]
+    if wrong:
+        raise FileError(f"{path} does not fit its own configuration ({wrong[0]} is one of {len(wrong)}); get it anew.")
+    state = {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
+    whole.load_state_dict(state, assign=True)
+    return _on_device(autoencoder, prior, tensors["marginals"], name, device)
+
+
+def _build(autoencoder: AutoencoderConfig, prior: PriorConfig) -> tuple[Autoencoder, Prior]:
+    """The networks without memory for their weights: whatever a file claims, it gets no more than it brings."""
+    if not isinstance(autoencoder, AutoencoderConfig) or not isinstance(prior, PriorConfig):
+        raise TypeError("a codec has an autoencoder and a masked image model")
+    with torch.device("meta"):
+        return autoencoder.build(), prior.build(autoencoder.parts, autoencoder.centroids)
+
+
+def _on_device(
+    autoencoder: Autoencoder, prior: Prior, marginals: Integers | Tensor, name: str, device: str | torch.device
+) -> "Codec":
     from vitrail.compress.codec import Codec
 
-    source = DEFAULT_MODEL if source is None else source
-    path = _SHIPPED / f"{source}.safetensors"
-    if not path.exists():
+    without_float64 = torch.device(device).type == "mps"  # which the prior needs
+    return Codec(autoencoder.to(device), prior.to("cpu" if without_float64 else device), marginals, name)
+
+
+def is_codec(source: str | Path) -> bool:
+    """Whether `load_codec` is who should open this; what cannot be opened is left to others to complain about."""
+    if source in shipped_codecs():
+        return True
+    try:
         path = Path(source)
-        if not path.exists():
-            listed = ", ".join(shipped_codecs()) or "none in this installation"
-            raise FileError(
-                f"There is no codec {source}; name a shipped one ({listed}), a file or the folder of a run."
-            )
-        if path.is_dir() or METADATA not in _metadata(path):
-            return _of_training(path, device)
-    about = json.loads(_metadata(path)[METADATA])
-    autoencoder_config, prior_config = from_json(about["autoencoder"]), from_json(about["prior"])
-    if not isinstance(autoencoder_config, AutoencoderConfig) or not isinstance(prior_config, PriorConfig):
-        raise FileError(f"{path} does not describe a codec; get it anew.")
-    autoencoder = autoencoder_config.build()
-    prior = prior_config.build(autoencoder.parts, autoencoder.centroids)
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
-    wanted = {"marginals"} | {
-        f"{room}.{name}"
-        for room, module in (("autoencoder", autoencoder), ("prior", prior))
-        for name in module.state_dict()
-    }
-    if wrong := sorted(wanted ^ tensors.keys()):
-        raise FileError(f"{path} does not fit its own configuration ({wrong[0]}, ...); get it anew.")
-    for room, module in (("autoencoder", autoencoder), ("prior", prior)):
-        state = {name: tensors[f"{room}.{name}"] for name in module.state_dict()}
-        try:
-            module.load_state_dict(state)
-        except RuntimeError:
-            raise FileError(f"{path} does not fit its own configuration; get it anew.") from None
-    return Codec(autoencoder.to(device), prior.to(device), tensors["marginals"], about["name"])
+        if path.is_file() and METADATA in _metadata(path):
+            return True
+        configuration = load_checkpoint(path).header.configuration
+    except FileError:
+        return False
+    return isinstance(configuration, dict) and str(configuration.get("type")).startswith("compress.")
 
 
 def _metadata(path: Path) -> dict[str, str]:
@@ -137,12 +161,14 @@ def _metadata(path: Path) -> dict[str, str]:
 
 
 def _of_training(path: Path, device: str | torch.device) -> "Codec":
-    from vitrail.compress.codec import Codec
-
+    """With the values that `save_codec` would store, so that the files of both are the same."""
     task = open_codec_task(path)
     if task.prior is None:
         raise VitrailError(
             f"{path} has an autoencoder without a masked image model; train one on it with the recipe compress_prior."
         )
     histogram: Integers = integer_histogram(task.prior.marginal.cpu().numpy())
-    return Codec(task.autoencoder.to(device), task.prior.to(device), histogram, path.name)
+    for module in (task.autoencoder, task.prior):
+        for name, value in module.state_dict().items():
+            value.copy_(_stored(value, True, name))
+    return _on_device(task.autoencoder, task.prior, histogram, path.name, device)
