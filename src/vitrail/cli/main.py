@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from vitrail.cli import models, recognize, train
+from vitrail.cli import compress, models, recognize, train
 from vitrail.errors import VitrailError
 
 DESCRIPTION = "Vision transformers on your own images: train, evaluate, use and look into them."
@@ -28,10 +28,17 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="store_true", help="print the version and leave")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
-    for family in (train, recognize, models):
+    for family in (train, recognize, compress, models):
         family.add_verbs(verbs)
-    demo = verbs.add_parser("demo", help="train, evaluate and explain a small XCiT on bundled photos, in three minutes")
-    demo.add_argument("-o", "--output", default="demo", metavar="FOLDER", help="where the report goes (default: demo)")
+    demo = verbs.add_parser("demo", help="one of the systems at work on bundled photos, with a report to open")
+    demo.add_argument(
+        "system",
+        nargs="?",
+        choices=("compress", "recognize"),
+        default="compress",
+        help="compress photos to few bytes (the default), or train, evaluate and explain a small XCiT in three minutes",
+    )
+    demo.add_argument("-o", "--output", metavar="FOLDER", help="where the report goes (default: demo/SYSTEM)")
     demo.set_defaults(run=_demo)
     completion = verbs.add_parser("completion", help="print a script that completes vitrail's commands in your shell")
     completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
@@ -40,9 +47,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    from vitrail.demo.run import run_demo
+    from importlib import import_module
 
-    return run_demo(arguments.output)
+    demo = import_module(f"vitrail.demo.{arguments.system}")
+    return demo.run_demo(arguments.output or f"demo/{arguments.system}")
 
 
 def _completion(arguments: argparse.Namespace) -> int:

@@ -83,9 +83,11 @@ class Scheme:
     kind: Kind = "quincunx"
     """Fixed patterns (quincunx, raster, marginal), or by the prior's confidence with one of two schedules."""
     stages: int = 5
-    """Stages of the quincunx and of the confidence schedules; the other kinds have as many as they need."""
+    """Stages of the quincunx and of the confidence schedules; the other kinds have as many as they need, and 1 here."""
 
     def __post_init__(self) -> None:
+        if self.kind in ("marginal", "raster"):
+            object.__setattr__(self, "stages", 1)
         if not 1 <= self.stages <= MAX_STAGES:
             raise CodecError(f"{self.stages} stages were asked for; choose 1 to {MAX_STAGES}.")
 

@@ -4,8 +4,10 @@ import os
 import re
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
@@ -17,6 +19,18 @@ SUFFIXES = frozenset(
     {"avif", "bmp", "gif", "jfif", "jp2", "jpe", "jpeg", "jpg", "pbm", "pgm"}
     | {"png", "pnm", "ppm", "tga", "tif", "tiff", "webp"}
 )
+
+
+class Picture(NamedTuple):
+    """A picture and what had to be done to it.
+
+    Attributes:
+        image: RGB, 8 bits, upright.
+        notes: what was lost on the way, a sentence each; mostly none.
+    """
+
+    image: Image.Image
+    notes: tuple[str, ...]
 
 
 def read_image(
@@ -44,15 +58,59 @@ def read_image(
     Raises:
         CorruptSample: there is no such file, or it is no image, damaged, or so large that Pillow refuses it.
     """
+    with _opened(source, name) as image:
+        if at_least is not None:
+            image.draft(None, (at_least, at_least))
+        image.load()
+        return _to_rgb(_upright(image), background)
+
+
+def read_picture(
+    source: str | Path | IO[bytes],
+    *,
+    name: str | None = None,
+    most: int | None = None,
+    background: tuple[int, int, int] = (255, 255, 255),
+) -> Picture:
+    """The same for pictures that people will look at again: colours of other profiles become sRGB, losses are noted.
+
+    Args:
+        source, name, background: as for `read_image`.
+        most: pixels; a larger picture is refused before it is decoded.
+
+    Raises:
+        CorruptSample: as `read_image`, or the picture has more than `most` pixels.
+    """
+    with _opened(source, name) as image:
+        if most is not None and image.width * image.height > most:
+            raise ValueError(f"it has {image.width} x {image.height} pixels, and {most:,} is the limit")
+        notes = []
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1:
+            notes.append(f"of its {frames} frames the first was taken")
+        image.load()
+        upright = _upright(image)
+        if upright.has_transparency_data and _transparent(upright):
+            notes.append("its transparent parts were laid over the colour #{:02x}{:02x}{:02x}".format(*background))
+        if profile := upright.info.get("icc_profile"):
+            converted = _to_srgb(upright, profile)
+            if converted is None:
+                notes.append("its colour profile cannot be used and was left out")
+            upright = converted or upright
+        if upright.mode == "I" or upright.mode.startswith("I;16"):
+            notes.append("its 16 bits a pixel became 8")
+        return Picture(_to_rgb(upright, background), tuple(notes))
+
+
+@contextmanager
+def _opened(source: str | Path | IO[bytes], name: str | None) -> Iterator[Image.Image]:
+    """The image in a file, not yet decoded; whatever goes wrong in the block is an error of that file."""
     name = name or str(source if isinstance(source, str | Path) else getattr(source, "name", "a picture"))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata and of sizes below Pillow's limit: neither is an error
             with Image.open(source) as image:
-                if at_least is not None:
-                    image.draft(None, (at_least, at_least))
-                image.load()
-                return _to_rgb(_upright(image), background)
+                yield image
     except FileNotFoundError:
         raise CorruptSample(name, "there is no such file") from None
     except UnidentifiedImageError:
@@ -63,6 +121,30 @@ def read_image(
     except Exception as error:  # Pillow's decoders answer damaged files with errors of nearly every built-in type
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise CorruptSample(name, reason.rstrip(".") or type(error).__name__) from None
+
+
+def _transparent(image: Image.Image) -> bool:
+    """Whether any pixel lets the background through."""
+    extremes = image.convert("RGBA").getchannel("A").getextrema()
+    return extremes[0] != 255
+
+
+def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image | None:
+    """The picture in sRGB, its transparency kept; None: the profile is damaged, or of another kind of picture."""
+    alpha = None
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        alpha = image.getchannel("A")
+    if image.mode in ("P", "RGBA"):
+        image = image.convert("RGB")
+    try:
+        source = ImageCms.ImageCmsProfile(BytesIO(profile))
+        converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return None
+    if converted is not None and alpha is not None:
+        converted.putalpha(alpha)
+    return converted
 
 
 def _upright(image: Image.Image) -> Image.Image:

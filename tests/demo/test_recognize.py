@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from vitrail.backbones.xcit import XCiTConfig
-from vitrail.demo import run as demo
+from vitrail.demo import recognize as demo
 from vitrail.errors import VitrailError
 from vitrail.recipes import load_recipe
 

@@ -4,7 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-from vitrail.demo.report import Section, write_report
+from vitrail.demo.report import Picture, Section, check_folder, write_report
 from vitrail.engine.curves import read_curves
 from vitrail.errors import VitrailError
 from vitrail.plots import new_figure, save_figure
@@ -55,11 +55,14 @@ def run_demo(output: str | Path) -> int:
         f"after {result.seconds:.0f} seconds of training from scratch on {len(experiment.train_dataset())} photos."
     )
     sections = [
-        Section("Training", "Loss and accuracy on the test photos, step by step.", "curves.png"),
-        Section("Confusion", "Rows are what the photos show, columns what the model says.", "confusion.png"),
-        Section("Resolution", "One model, tested at sizes that it was not trained at.", "resolutions.png"),
-        Section("Class attention", "Where each head of the class token looks (the last block).", "attention.png"),
-        Section("Queries and keys", "Norms of each patch's queries and keys (the last layer).", "norms.png"),
+        Section(heading, text, [[Picture(picture)]])
+        for heading, text, picture in (
+            ("Training", "Loss and accuracy on the test photos, step by step.", "curves.png"),
+            ("Confusion", "Rows are what the photos show, columns what the model says.", "confusion.png"),
+            ("Resolution", "One model, tested at sizes that it was not trained at.", "resolutions.png"),
+            ("Class attention", "Where each head of the class token looks (the last block).", "attention.png"),
+            ("Queries and keys", "Norms of each patch's queries and keys (the last layer).", "norms.png"),
+        )
     ]
     write_report(folder / "report.html", "XCiT on ten kinds of groceries", verdict, sections)
     print(f"\n{verdict}\nReport: {folder / 'report.html'}")
@@ -69,17 +72,12 @@ def run_demo(output: str | Path) -> int:
 
 def _make_room(folder: Path, experiment: Classification) -> None:
     """Deletes the run of an earlier demo, and nothing else."""
-    if not folder.exists():
-        return
     run = folder / "run"
-    known = {run.name, "report.html", *_PICTURES}
-    other = not folder.is_dir() or any(path.name not in known for path in folder.iterdir())
-    if run.exists() and not other:
-        configuration = run / "config.json"
-        other = not configuration.exists() or json.dumps(str(experiment.data.root)) not in configuration.read_text()
-    if other:
-        raise VitrailError(f"{folder} holds something else than an earlier demo; give another one by -o.")
+    check_folder(folder, {run.name, "report.html", *_PICTURES})
     if run.exists():
+        configuration = run / "config.json"
+        if not configuration.exists() or json.dumps(str(experiment.data.root)) not in configuration.read_text():
+            raise VitrailError(f"{folder} holds something else than an earlier demo; give another one by -o.")
         shutil.rmtree(run)
 
 

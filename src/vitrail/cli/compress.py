@@ -1,0 +1,413 @@
+"""`vitrail compress` and `decompress`: pictures to few bytes, or a text, and back."""
+
+import argparse
+import glob
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from vitrail.cli.inputs import add_device, device, positive, progress
+from vitrail.errors import FileError, VitrailError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from vitrail.compress import Codec, Report
+
+SUFFIX, TEXT_SUFFIX = ".vtr", ".txt"
+_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+_ORDERS = ("quincunx", "marginal", "raster", "confidence_linear", "confidence_doubling")
+_LARGEST_FILE = 2**26  # bytes; no compressed picture comes near it
+_STANDARD = "-"
+
+INPUTS_HELP = "files, folders, quoted patterns, or - for one on standard input"
+OUTPUT_HELP = "a file, a folder where there are several inputs, or - for standard output (default: beside the input)"
+
+
+def add_verbs(verbs: Any) -> None:
+    """Adds the verbs of this file to the command line."""
+    compress = verbs.add_parser("compress", help="make pictures very small, with the bundled codec or one of yours")
+    compress.add_argument("inputs", nargs="+", metavar="PICTURE", help=INPUTS_HELP)
+    _add_common(compress)
+    compress.add_argument(
+        "--quality",
+        type=positive,
+        metavar="Q",
+        help="1 is the smallest; each codec says how far it goes (default: all)",
+    )
+    compress.add_argument("--text", action="store_true", help="write a text instead, such as a tweet can hold")
+    compress.add_argument("--inspect", action="store_true", help="say what is in compressed pictures; writes nothing")
+    compress.add_argument("--json", action="store_true", help="with --inspect: one JSON object a file")
+    compress.add_argument("--background", default="white", metavar="COLOUR", help="behind transparent parts")
+    compress.add_argument("--order", choices=_ORDERS, default="quincunx", help="in which the picture is sent")
+    compress.add_argument("--stages", type=positive, metavar="S", help="parts that it is sent in (default: 5)")
+    compress.set_defaults(run=run_compress)
+
+    decompress = verbs.add_parser("decompress", help="get compressed pictures back")
+    decompress.add_argument("inputs", nargs="+", metavar="FILE", help=INPUTS_HELP)
+    _add_common(decompress)
+    decompress.add_argument("--stages", type=positive, metavar="K", help="decode the first K stages, guess the rest")
+    decompress.add_argument("--format", choices=("png", "jpg", "webp"), default="png", help="where OUT does not say it")
+    decompress.set_defaults(run=run_decompress)
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-o", "--output", metavar="OUT", help=OUTPUT_HELP)
+    parser.add_argument("--model", metavar="MODEL", help="a codec's file or run (default: the bundled one)")
+    parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="files at once (default: 1)")
+    parser.add_argument("--force", action="store_true", help="write over files that are there")
+    add_device(parser)
+
+
+class Errand(NamedTuple):
+    """One input and where it goes; None is standard input, or standard output."""
+
+    source: Path | None
+    target: Path | None
+
+    @property
+    def name(self) -> str:
+        """What messages call the input."""
+        return "standard input" if self.source is None else str(self.source)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of an errand, as a worker process can tell it.
+
+    Attributes:
+        said: a line for standard output.
+        notes: lines for standard error.
+        data: what belongs on standard output instead.
+        status: exit status.
+    """
+
+    said: str = ""
+    notes: tuple[str, ...] = ()
+    data: bytes | None = None
+    status: int = 0
+
+
+@dataclass(frozen=True)
+class Compression:
+    """What `vitrail compress` does to one picture."""
+
+    quality: int | None
+    scheme: tuple[str, int]
+    text: bool
+    background: tuple[int, int, int]
+
+    def __call__(self, codec: "Codec", errand: Errand) -> Outcome:
+        """Reads, compresses, writes."""
+        from vitrail.compress import Scheme
+        from vitrail.compress.codec import MAX_PIXELS
+        from vitrail.compress.text import TWEET, to_text
+        from vitrail.data.images import read_picture
+
+        source = BytesIO(sys.stdin.buffer.read()) if errand.source is None else errand.source
+        picture = read_picture(source, name=errand.name, most=MAX_PIXELS, background=self.background)
+        data = codec.compress(picture.image, self.quality, Scheme(*self.scheme))  # type: ignore[arg-type]
+        notes = [f"{errand.name}: {note}" for note in picture.notes]
+        size = f"{len(data):,} bytes"
+        written = data
+        if self.text:
+            text = to_text(data)
+            written, size = f"{text}\n".encode(), f"{len(text)} characters"
+            if len(text) > TWEET:
+                hint = "lower --quality, or make the picture smaller"
+                notes.append(f"{errand.name}: {len(text)} characters are more than the {TWEET} of a tweet; {hint}")
+        rate = 8 * len(data) / (picture.image.width * picture.image.height)
+        return _deliver(errand, written, f"{size}  {rate:.3f} bits a pixel", notes)
+
+
+@dataclass(frozen=True)
+class Decompression:
+    """What `vitrail decompress` does to one file."""
+
+    stages: int | None
+    format: str
+
+    def __call__(self, codec: "Codec", errand: Errand) -> Outcome:
+        """Reads, decompresses, writes."""
+        from vitrail.compress import DamageWarning
+
+        decoded = codec.decode(_read_compressed(errand), self.stages)
+        image, notes, status = decoded.image, [], 0
+        if decoded.damage is not None:
+            notes, status = [f"{errand.name}: {decoded.damage}"], DamageWarning.exit_code
+        suffix = errand.target.suffix.lower() if errand.target else f".{self.format}"
+        return _deliver(errand, _encoded(image, suffix), f"{image.width} x {image.height} pixels", notes, status)
+
+
+def _deliver(errand: Errand, data: bytes, said: str, notes: Sequence[str], status: int = 0) -> Outcome:
+    if errand.target is None:
+        return Outcome(notes=tuple(notes), data=data, status=status)
+    from vitrail.files import atomic_path
+
+    with atomic_path(errand.target) as temporary:
+        temporary.write_bytes(data)
+    return Outcome(f"{errand.name} -> {errand.target}  {said}", tuple(notes), status=status)
+
+
+def _encoded(image: "Image.Image", suffix: str) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, _FORMATS[suffix], **({} if suffix == ".png" else {"quality": 95}))
+    return buffer.getvalue()
+
+
+def _read_compressed(errand: Errand) -> bytes:
+    """The bytes of a compressed picture, whether the file holds them or their text.
+
+    Raises:
+        FileError: the file cannot be read, or is too large to be one.
+    """
+    from vitrail.compress.text import from_text, is_text
+
+    try:
+        if errand.source is None:
+            data = sys.stdin.buffer.read(_LARGEST_FILE + 1)
+        else:
+            with errand.source.open("rb") as file:
+                data = file.read(_LARGEST_FILE + 1)
+    except OSError as error:
+        raise FileError(f"Cannot read {errand.name}: {error.strerror}; check its path and its rights.") from None
+    if len(data) > _LARGEST_FILE:
+        raise FileError(f"{errand.name} is too large for a compressed picture; check that it is the right file.")
+    text = data.removeprefix(b"\xef\xbb\xbf")  # which editors put before a text
+    return from_text(text.decode()) if is_text(text) else data
+
+
+def run_compress(arguments: argparse.Namespace) -> int:
+    """`vitrail compress`; the status of the one that failed, 1 when several failed differently."""
+    if arguments.inspect:
+        return _inspect(arguments)
+    if arguments.json:
+        raise VitrailError("--json is for --inspect; leave it out, or add --inspect.")
+    from PIL import ImageColor
+
+    from vitrail.compress import Scheme
+
+    try:
+        background = ImageColor.getrgb(arguments.background)[:3]
+    except ValueError:
+        raise VitrailError(
+            f"There is no colour {arguments.background}; name one (white, black, ...) or write #rrggbb."
+        ) from None
+    default = 5 if arguments.order in ("quincunx", "confidence_linear", "confidence_doubling") else 1
+    scheme = Scheme(arguments.order, arguments.stages or default)
+    work = Compression(arguments.quality, (scheme.kind, scheme.stages), arguments.text, background)
+    suffix = TEXT_SUFFIX if arguments.text else SUFFIX
+    return _run(plan(arguments, _pictures, suffix), work, arguments, "Compressing")
+
+
+def run_decompress(arguments: argparse.Namespace) -> int:
+    """`vitrail decompress`; status 7 when a damaged file was shown in part, else as `run_compress`."""
+    errands = plan(arguments, _compressed, f".{arguments.format}")
+    for errand in errands:
+        if errand.target and errand.target.suffix.lower() not in _FORMATS:
+            raise VitrailError(f"Cannot write {errand.target}: its name must end in {', '.join(_FORMATS)}.")
+    return _run(errands, Decompression(arguments.stages, arguments.format), arguments, "Decompressing")
+
+
+def plan(arguments: argparse.Namespace, search: Callable[[Path], list[Path]], suffix: str) -> list[Errand]:
+    """What is to be read and written, decided before any work begins.
+
+    Args:
+        arguments: with `inputs`, `output`, `force`.
+        search: the files of a folder that are meant when the folder is named.
+        suffix: of outputs whose names are not given.
+
+    Raises:
+        VitrailError: an input is missing, or outputs would be lost or written over each other.
+    """
+    found = [item for name in arguments.inputs for item in _expand(name, search)]
+    if not found:
+        raise FileError(
+            f"There is nothing to do in {', '.join(arguments.inputs)}; name files or folders that hold some."
+        )
+    several = len(found) > 1 or any(Path(name).is_dir() for name in arguments.inputs)
+    output = arguments.output
+    if several and (output == _STANDARD or any(source is None for source, _ in found)):
+        raise VitrailError("Standard input and output hold one file each; name one input, or an output folder.")
+    if several and output and Path(output).is_file():
+        raise VitrailError(f"{output} is a file, and there are {len(found)} inputs; name a folder.")
+    errands = [Errand(source, _target(source, below, output, several, suffix)) for source, below in found]
+    targets = [errand.target for errand in errands if errand.target]
+    for errand in errands:
+        if errand.target is None:
+            continue
+        if targets.count(errand.target) > 1:
+            raise VitrailError(f"Several inputs would be written to {errand.target}; do them one by one, with -o.")
+        if errand.target == errand.source:
+            raise VitrailError(f"{errand.name} would be written over itself; name another output by -o.")
+        if errand.target.exists() and not arguments.force:
+            raise VitrailError(f"{errand.target} is there already; write over it with --force, or name another by -o.")
+    return errands
+
+
+def _target(source: Path | None, below: Path, output: str | None, several: bool, suffix: str) -> Path | None:
+    if output == _STANDARD or (source is None and not output):
+        return None
+    if output is None:
+        assert source is not None
+        return source.with_suffix(suffix)
+    if several or Path(output).is_dir():
+        return Path(output, below).with_suffix(suffix)
+    return Path(output)
+
+
+def _expand(name: str, search: Callable[[Path], list[Path]]) -> list[tuple[Path | None, Path]]:
+    """The files that an argument names, each with where it belongs below an output folder."""
+    path = Path(name)
+    if name == _STANDARD:
+        return [(None, Path("standard_input"))]
+    if path.is_dir():
+        return [(file, file.relative_to(path)) for file in search(path)]
+    if path.exists():
+        return [(path, Path(path.name))]
+    if matches := sorted(glob.glob(name, recursive=True)):  # noqa: PTH207, Path.glob refuses absolute patterns
+        return [item for match in matches for item in _expand(match, search)]
+    raise FileError(f"There is no file {name}; name files, folders, quoted patterns, or - for standard input.")
+
+
+def _pictures(folder: Path) -> list[Path]:
+    from vitrail.data.images import list_images
+
+    return list_images(folder, recursive=True)
+
+
+def _compressed(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob(f"*{SUFFIX}") if path.is_file())
+
+
+def _run(
+    errands: Sequence[Errand], work: Callable[["Codec", Errand], Outcome], arguments: argparse.Namespace, verb: str
+) -> int:
+    statuses = []
+    with _outcomes(errands, work, arguments) as outcomes, progress() as bar:
+        for outcome in bar.track(outcomes, total=len(errands), description=verb):
+            for note in outcome.notes:
+                print(f"vitrail: {note}", file=sys.stderr)
+            if outcome.data is not None:
+                sys.stdout.buffer.write(outcome.data)
+            elif outcome.said:
+                print(outcome.said, flush=True)
+            statuses.append(outcome.status)
+    failed = [status for status in statuses if status]
+    if len(statuses) > 1 and failed:
+        print(f"vitrail: {len(failed)} of {len(statuses)} files were not done as they should be", file=sys.stderr)
+    return failed[0] if len(set(failed)) == 1 else min(len(failed), 1)
+
+
+@contextmanager
+def _outcomes(
+    errands: Sequence[Errand], work: Callable[["Codec", Errand], Outcome], arguments: argparse.Namespace
+) -> Iterator[Iterator[Outcome]]:
+    """The outcomes in the order of the errands, from this process or from several."""
+    jobs = min(arguments.jobs, len(errands))
+    if jobs == 1:
+        codec = _load(arguments.model, arguments.device)
+        yield (_attempt(codec, work, errand) for errand in errands)
+        return
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    _load(arguments.model, "cpu")  # what is wrong with the model is said once
+    start = partial(_start_worker, arguments.model, arguments.device, threads)
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=start) as pool:
+        yield pool.map(partial(_attempt_in_worker, work), errands)
+
+
+_worker_codec: "Codec | None" = None
+
+
+def _start_worker(model: str | None, device_name: str, threads: int) -> None:
+    import torch
+
+    global _worker_codec
+    torch.set_num_threads(threads)
+    _worker_codec = _load(model, device_name)
+
+
+def _attempt_in_worker(work: Callable[["Codec", Errand], Outcome], errand: Errand) -> Outcome:
+    assert _worker_codec is not None
+    return _attempt(_worker_codec, work, errand)
+
+
+def _attempt(codec: "Codec", work: Callable[["Codec", Errand], Outcome], errand: Errand) -> Outcome:
+    """An errand's outcome; what is wrong with one file does not keep the others."""
+    try:
+        return work(codec, errand)
+    except VitrailError as error:
+        said = str(error)
+        return Outcome(notes=(said if errand.name in said else f"{errand.name}: {said}",), status=error.exit_code)
+
+
+def _load(model: str | None, device_name: str) -> "Codec":
+    from vitrail.compress import Codec
+
+    return Codec.load(model, device(device_name))
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    codec = _load(arguments.model, "cpu")
+    found = [item for name in arguments.inputs for item in _expand(name, _compressed)]
+    if not found:
+        raise FileError(f"There is no {SUFFIX} file in {', '.join(arguments.inputs)}; name one.")
+    work = partial(_look, as_json=arguments.json)
+    statuses = []
+    for source, _ in found:
+        outcome = _attempt(codec, work, Errand(source, None))
+        for note in outcome.notes:
+            print(f"vitrail: {note}", file=sys.stderr)
+        if outcome.said:
+            print(outcome.said, flush=True)
+        statuses.append(outcome.status)
+    failed = {status for status in statuses if status}
+    return failed.pop() if len(failed) == 1 else min(len(failed), 1)
+
+
+def _look(codec: "Codec", errand: Errand, as_json: bool) -> Outcome:
+    from vitrail.compress import DamageWarning
+
+    report = codec.inspect(_read_compressed(errand))
+    status = DamageWarning.exit_code if report.damage else 0
+    notes = (f"{errand.name}: {report.damage}",) if report.damage else ()
+    said = json.dumps(_as_json(codec, errand, report)) if as_json else _as_text(codec, errand, report)
+    return Outcome(said, notes, status=status)
+
+
+def _as_json(codec: "Codec", errand: Errand, report: "Report") -> dict[str, Any]:
+    return {
+        "path": errand.name,
+        "model": codec.name,
+        "width": report.header.width,
+        "height": report.header.height,
+        "quality": report.header.quality,
+        "order": report.header.scheme.kind,
+        "bytes": report.size,
+        "bits_per_pixel": report.bits_per_pixel,
+        "total_stages": report.total_stages,
+        "stages": [{"positions": stage.positions, "bytes": stage.bits / 8} for stage in report.stages],
+        "damage": report.damage,
+    }
+
+
+def _as_text(codec: "Codec", errand: Errand, report: "Report") -> str:
+    header = report.header
+    lines = [
+        f"{errand.name}: {header.width} x {header.height} pixels, {report.size:,} bytes, "
+        f"{report.bits_per_pixel:.3f} bits a pixel, quality {header.quality} of {codec.name}, {header.scheme.kind}"
+    ]
+    lines += [
+        f"  stage {number} of {report.total_stages}: {stage.positions:,} positions, {stage.bits / 8:,.1f} bytes"
+        for number, stage in enumerate(report.stages, start=1)
+    ]
+    return "\n".join(lines)
