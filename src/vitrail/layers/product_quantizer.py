@@ -143,8 +143,11 @@ def keep_parts(vectors: Tensor, kept: Tensor) -> Tensor:
 
 
 def draw_kept(samples: int, parts: int, device: torch.device) -> Tensor:
-    """How many sub-vectors each sample keeps in nested training, [samples]: 1 to M, all equally often."""
-    return torch.randint(1, parts + 1, (samples,), device=device)
+    """How many sub-vectors each sample keeps in nested training, [samples]: half of them all M, the others 1 to M - 1.
+
+    Drawn evenly from 1 to M, the last sub-vectors would hardly ever be seen, and learn little.
+    """
+    return torch.randint(1, max(2 * parts - 1, 2), (samples,), device=device).clamp(max=parts)
 
 
 def centroid_shares(indices: Tensor, centroids: int) -> Tensor:

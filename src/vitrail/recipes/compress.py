@@ -98,6 +98,48 @@ def compress_perceptual() -> PerceptualTraining:
     return PerceptualTraining(data=ImageData(Path("imagenet/train")), weights="runs/compress_mse", loop=_LOOP)
 
 
+def compress_photos() -> AutoencoderTraining:
+    """The autoencoder of the codec that ships: nested, M = 1 to 8 at f = 16, small enough to train on two cores.
+
+    The quantizer's loss weighs 0.005 rather than the thesis's 0.5: against a mean square error of values in 0..1 the
+    latter pulls the sub-vectors together until they lie in two or three of their eight dimensions.
+
+    Command: vitrail train compress_photos --data.root photos --data.list photos/train.txt --validation photos/held_out
+    --loop.devices 2
+    Cost and score: the model's card, src/vitrail/compress/shipped/photos_1.md.
+    """
+    return AutoencoderTraining(
+        data=ImageData(Path("photos")),
+        crops=Crops(size=128, scale=(0.08, 0.5)),
+        autoencoder=AutoencoderConfig(width=256, depth=4, heads=8, factor=16, parts=8, nested=True),
+        quantizer_weight=0.005,
+        optimizer=OptimizerConfig(
+            lr=1.5e-3, lr_batch_size=None, weight_decay=0.02, betas=(0.9, 0.95), warmup_epochs=1, min_lr=2e-5, clip=1.0
+        ),
+        loop=Loop(steps=7500, batch_size=32, precision="bf16-mixed", ema=0.998, evaluate_every=4),
+    )
+
+
+def compress_photos_prior() -> PriorTraining:
+    """The masked image model of the codec that ships, on the autoencoder of `compress_photos`.
+
+    Command: vitrail train compress_photos_prior --weights runs/compress_photos --data.root photos
+    --data.list photos/train.txt --validation photos/held_out --loop.devices 2
+    Cost and score: the model's card, src/vitrail/compress/shipped/photos_1.md.
+    """
+    return PriorTraining(
+        data=ImageData(Path("photos")),
+        crops=Crops(size=192, scale=(0.2, 1.0)),
+        weights="runs/compress_photos",
+        prior=PriorConfig(width=192, depth=6, heads=4),
+        masking=Masking("quincunx"),
+        optimizer=OptimizerConfig(
+            lr=2e-3, lr_batch_size=None, weight_decay=0.02, betas=(0.9, 0.95), warmup_epochs=0.5, min_lr=2e-5, clip=1.0
+        ),
+        loop=Loop(steps=2500, batch_size=16, precision="bf16-mixed", ema=0.99, evaluate_every=2),
+    )
+
+
 def compress_mini() -> AutoencoderTraining:
     """A small nested codec and its masked image model, trained on the bundled photos within minutes on two cores.
 
