@@ -2,6 +2,8 @@
 
 import csv
 import os
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Self, TextIO
 
@@ -55,7 +57,7 @@ def read_curves(folder: str | Path) -> dict[str, list[tuple[int, float]]]:
     """The curves of a run by name ("train/loss", "validation/top1"): (step, value) in order.
 
     Raises:
-        FileError: the folder holds no run.
+        FileError: the folder holds no run, or damaged curves.
     """
     path = Path(folder) / "metrics.csv"
     if not path.exists():
@@ -66,9 +68,26 @@ def read_curves(folder: str | Path) -> dict[str, list[tuple[int, float]]]:
     return curves
 
 
+def turning_point(curve: Sequence[tuple[int, float]], rises: int = 3) -> int | None:
+    """The step of a curve, (step, value) in order, after which its last `rises` values each lie above the one before.
+
+    None where they do not, or where it has happened before: what is to be said once.
+    """
+    values = [value for _, value in curve]
+    above = [later > earlier for earlier, later in pairwise(values)]
+    runs = [all(above[last - rises : last]) for last in range(rises, len(above) + 1)]
+    return curve[-1 - rises][0] if runs and runs[-1] and not any(runs[:-1]) else None
+
+
 def _rows(path: Path) -> list[list[str]]:
     """The rows that are whole: a run may have been killed while it wrote the last one."""
     if not path.exists():
         return []
-    text = path.read_text(encoding="utf-8")
-    return list(csv.reader(text[: text.rfind("\n") + 1].splitlines()))[1:]
+    try:
+        text = path.read_text(encoding="utf-8")
+        rows = list(csv.reader(text[: text.rfind("\n") + 1].splitlines()))[1:]
+        for step, _, value in rows:
+            int(step), float(value)
+    except (ValueError, csv.Error):
+        raise FileError(f"The curves {path} are damaged; delete the file to go on without its points.") from None
+    return rows

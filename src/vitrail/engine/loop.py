@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from vitrail.data.loader import training_batches
-from vitrail.engine.curves import Curves
+from vitrail.engine.curves import Curves, read_curves, turning_point
 from vitrail.engine.evaluate import evaluate
 from vitrail.engine.experiment import Experiment
 from vitrail.engine.optim import set_schedules
@@ -158,6 +158,10 @@ def fit(
                     if curves:
                         curves.add(done, {f"validation/{name}": value for name, value in metrics.items()})
                     report.metrics(done, metrics)
+                    if curves:
+                        held_out = read_curves(run.folder).get("validation/loss", [])  # a resumed run's from the start
+                        if (turned := turning_point(held_out)) is not None:
+                            report.overfitting(turned, held_out)
                 if saving:
                     if curves:
                         curves.flush()  # before the checkpoint, which says that what came before it is on the disk

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import Self
 
 from rich.console import Console
@@ -61,6 +62,14 @@ class Report:
     def metrics(self, step: int, metrics: dict[str, float]) -> None:
         """The figures of an evaluation."""
         self.say("  ".join([f"step {step}/{self._steps}", *(f"{name} {value:.4g}" for name, value in metrics.items())]))
+
+    def overfitting(self, turned: int, curve: Sequence[tuple[int, float]]) -> None:
+        """The held-out loss, (step, value), has risen in every evaluation since step `turned`."""
+        self.say(
+            f"The held-out loss has risen in every evaluation since step {turned} ({dict(curve)[turned]:.4g}, now "
+            f"{curve[-1][1]:.4g}): more training may make the network worse. --loop.monitor loss --loop.mode min keeps "
+            "the best checkpoint."
+        )
 
     def say(self, text: str) -> None:
         """A line that stays."""

@@ -1,11 +1,28 @@
 """Classification by nearest neighbours: what features know without any training (Wu et al., 2018)."""
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from vitrail.errors import VitrailError
+
+
+def load_faiss() -> Any:
+    """The module faiss.
+
+    Raises:
+        VitrailError: it is not installed.
+    """
+    try:
+        import faiss
+    except ImportError:
+        raise VitrailError(
+            "Neighbours and k-means need faiss; install it with: pip install 'vitrail[pretrain]'"
+        ) from None
+    return faiss
 
 
 def neighbours(queries: Tensor, references: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -19,8 +36,7 @@ def neighbours(queries: Tensor, references: Tensor, count: int) -> tuple[Tensor,
     Returns:
         Cosines [n, k], largest first, and the references' numbers [n, k] int64.
     """
-    import faiss
-
+    faiss = load_faiss()
     index = faiss.IndexFlatIP(references.shape[1])
     index.add(np.ascontiguousarray(F.normalize(references.float(), dim=1).numpy()))
     similarities, numbers = index.search(np.ascontiguousarray(F.normalize(queries.float(), dim=1).numpy()), count)

@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vitrail.pretrain.masks import Masks, split
-from vitrail.pretrain.pretraining import MaskedPretraining, MaskedTask, of_patches, word_costs
+from vitrail.pretrain.pretraining import MaskedPretraining, MaskedTask, Prediction, of_patches, word_costs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +34,17 @@ class BEiTTask(MaskedTask):
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
 
+    def predict(self, images: Tensor, mask: Tensor) -> list[Prediction]:
+        """The words of the hidden patches, from the visible ones."""
+        _, hidden = split(mask)
+        tokens = self.backbone.forward_features(images, masked=(mask, self.mask_token)).patches
+        return [Prediction(hidden, self.head(of_patches(tokens, hidden)))]
+
     def forward(self, batch: Any, phase: str) -> dict[str, Any]:
         """The losses of a training batch, or what the metric takes of an evaluation batch."""
-        _, hidden = split(batch.mask)
-        words = self.tokenizer(batch.image).flatten(1).gather(1, hidden)
-        tokens = self.backbone.forward_features(batch.image, masked=(batch.mask, self.mask_token)).patches
-        costs, right = word_costs(self.head(of_patches(tokens, hidden)), words)
+        (prediction,) = self.predict(batch.image, batch.mask)
+        words = self.tokenizer(batch.image).flatten(1).gather(1, prediction.missing)
+        costs, right = word_costs(prediction.logits, words)
         if phase == "evaluate":
             terms = {"loss": costs, "right": right}
             return {"terms": terms, "features": self.features(batch.image), "labels": batch.label}

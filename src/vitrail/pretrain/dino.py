@@ -15,12 +15,13 @@ from vitrail.backbones.resnet import ResNet
 from vitrail.backbones.vit import ViT, ViTConfig
 from vitrail.backbones.xcit import XCiT
 from vitrail.config import check_range
+from vitrail.data.augmentation import Transform
 from vitrail.data.loader import Dataset
 from vitrail.engine.optim import build_optimizer
 from vitrail.engine.task import Phase, Task
 from vitrail.layers.blocks import StochasticDepth
 from vitrail.metrics.pretext import PretextMetric
-from vitrail.pretrain.pretraining import Pretraining
+from vitrail.pretrain.pretraining import Pretraining, label_of
 from vitrail.pretrain.views import View
 
 
@@ -116,12 +117,41 @@ class DINO(Pretraining):
         return ViewedImages(replace(self.data, labelled=False).open(_as_it_is), self.crops)
 
     def validation_dataset(self) -> Dataset | None:
-        """The held-out images, with labels where there are some."""
-        return self._held_out()
+        """The held-out images and views of them, with labels where there are some."""
+        pictures = self._held_out(_as_it_is)
+        return pictures and HeldOutViews(pictures, self.crops, self.eval_transform.build())
 
 
 def _as_it_is(picture: Any) -> Any:
     return picture
+
+
+class HeldOutView(NamedTuple):
+    """A sample, or a batch of them.
+
+    Attributes:
+        large: [2, 3, S, S], or [B, 2, 3, S, S].
+        small: [n, 3, s, s], or [B, n, 3, s, s].
+        image: [3, H, W], or [B, 3, H, W], the picture prepared for use.
+        label: the number of the class, or [B]; -1 where it is not known.
+    """
+
+    large: Tensor
+    small: Tensor
+    image: Tensor
+    label: int | Tensor
+
+
+class HeldOutViews(ViewedImages):
+    """Views of held-out pictures, and the pictures prepared for use by `transform`."""
+
+    def __init__(self, pictures: Dataset, crops: Crops, transform: Transform) -> None:
+        super().__init__(pictures, crops)
+        self.transform = transform
+
+    def __getitem__(self, index: int) -> HeldOutView:  # type: ignore[override]
+        sample = self.pictures[index]
+        return HeldOutView(*self.crops.of(sample.image), self.transform(sample.image), label_of(sample))
 
 
 class Head(nn.Module):
@@ -140,8 +170,8 @@ class Head(nn.Module):
         nn.init.normal_(self.prototypes)
 
     def forward(self, tokens: Tensor, frozen: bool = False) -> Tensor:
-        """[B, d] -> [B, K]; frozen: without gradient to the last layer."""
-        prototypes = self.prototypes.detach() if frozen else self.prototypes
+        """[B, d] -> [B, K]; frozen: the gradient to the last layer is zero."""
+        prototypes = self.prototypes.detach() + 0 * self.prototypes if frozen else self.prototypes
         return F.normalize(self.layers(tokens), dim=1) @ F.normalize(prototypes, dim=1).mT
 
 
@@ -161,10 +191,12 @@ class DINOTask(Task):
         backbone: the teacher's, which is kept after pre-training.
         head: the teacher's.
         center: [K], the running mean of the teacher's outputs.
+        seen: [K], the mean of the teacher's outputs in each micro batch of the present step, added up.
         progress: share of the run that is done.
     """
 
     center: Tensor
+    seen: Tensor
     progress: Tensor
 
     def __init__(self, experiment: DINO) -> None:
@@ -181,7 +213,9 @@ class DINOTask(Task):
         self.backbone.requires_grad_(False)
         self.head.requires_grad_(False)
         self.register_buffer("center", torch.zeros(experiment.outputs))
+        self.register_buffer("seen", torch.zeros(experiment.outputs))
         self.register_buffer("progress", torch.zeros(()))
+        self._micro_batches = 0
 
     def phases(self) -> dict[str, Phase]:
         """One phase, `train`, of the student."""
@@ -191,10 +225,18 @@ class DINOTask(Task):
     def forward(self, batch: Any, phase: str) -> dict[str, Any]:
         """The loss of a training batch, or what the metric takes of an evaluation batch."""
         if phase == "evaluate":
-            with torch.no_grad():
-                features = self.backbone.forward_features(batch.image).class_token.float()
-            labels = getattr(batch, "label", torch.full((len(features),), -1))
-            return {"terms": {}, "features": features, "labels": labels}
+            losses, entropies, _ = self._compare(batch)
+            # Not called the loss: teacher and temperature move, so that it may rise in a run that learns.
+            terms = {"teacher_loss": losses, "teacher_entropy": entropies}
+            features = self.backbone.forward_features(batch.image).class_token.float()
+            return {"terms": terms, "features": features, "labels": batch.label}
+        losses, entropies, wanted = self._compare(batch)
+        self.seen += wanted.mean(dim=0)
+        self._micro_batches += 1
+        return {"loss": losses.mean(), "teacher_entropy": entropies.mean()}
+
+    def _compare(self, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Losses and entropies of the targets, [B] each, in nats, and what the teacher said, [2 B, K]."""
         settings = self.experiment
         large, small = (views.transpose(0, 1) for views in (batch.large, batch.small))  # [views, B, 3, S, S]
         with torch.no_grad():
@@ -202,19 +244,18 @@ class DINOTask(Task):
             first, last = settings.teacher_temperature
             warm = (self.progress / settings.teacher_warmup).clamp(max=1) if settings.teacher_warmup else 1.0
             targets = ((wanted - self.center) / (first + (last - first) * warm)).softmax(dim=1).chunk(2)
-            self.center.lerp_(wanted.mean(dim=0), 1 - settings.center_momentum)
         frozen = bool(self.progress < settings.frozen)
         said = list(self._say(large.flatten(0, 1), frozen).chunk(2))
         if len(small):
             said += self._say(small.flatten(0, 1), frozen).chunk(len(small))
         losses = [
-            -(target * view.log_softmax(dim=1)).sum(dim=1).mean()
+            -(target * view.log_softmax(dim=1)).sum(dim=1)
             for number, target in enumerate(targets)
             for other, view in enumerate(said)
             if number != other
         ]
-        entropy = torch.special.entr(torch.cat(targets)).sum(dim=1).mean()
-        return {"loss": torch.stack(losses).mean(), "teacher_entropy": entropy}
+        entropies = torch.stack([torch.special.entr(target).sum(dim=1) for target in targets])
+        return torch.stack(losses).mean(dim=0), entropies.mean(dim=0), wanted
 
     def _say(self, images: Tensor, frozen: bool) -> Tensor:
         tokens = self.student.backbone.forward_features(images).class_token
@@ -222,7 +263,10 @@ class DINOTask(Task):
 
     @torch.no_grad()
     def after_step(self, step: int, steps: int) -> None:
-        """Moves the teacher towards the student."""
+        """Moves the teacher towards the student, and the center towards what the teacher said in this step."""
+        self.center.lerp_(self.seen / self._micro_batches, 1 - self.experiment.center_momentum)
+        self.seen.zero_()
+        self._micro_batches = 0
         momentum = 1 - (1 - self.experiment.momentum) * (math.cos(math.pi * step / steps) + 1) / 2
         for teacher, student in ((self.backbone, self.student.backbone), (self.head, self.student.head)):
             for mine, its in zip(teacher.parameters(), student.parameters(), strict=True):
@@ -230,5 +274,5 @@ class DINOTask(Task):
         self.progress.fill_((step + 1) / steps)
 
     def metric(self) -> PretextMetric:
-        """Nearest neighbours."""
+        """What the views tell of each other, nearest neighbours."""
         return PretextMetric()

@@ -64,8 +64,8 @@ class Masks:
             area = random.uniform(self.least, max(self.least, min(left, self.most)))
             aspect = math.exp(random.uniform(math.log(_LEAST_ASPECT), -math.log(_LEAST_ASPECT)))
             height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-            if not (1 <= height <= mask.shape[0] and 1 <= width <= mask.shape[1]):
-                continue
+            if not (height <= mask.shape[0] and width <= mask.shape[1] and self.least <= height * width <= self.most):
+                continue  # rounding may leave the limits
             top, start = random.randint(0, mask.shape[0] - height), random.randint(0, mask.shape[1] - width)
             block = mask[top : top + height, start : start + width]
             if 0 < int((~block).sum()) <= left:
@@ -103,6 +103,11 @@ class MaskedImage(NamedTuple):
     mask: Tensor
 
 
+def grid_of(image: Tensor, patch_size: int) -> tuple[int, int]:
+    """Rows and columns of the patches of an image [..., H, W]."""
+    return -(-image.shape[-2] // patch_size), -(-image.shape[-1] // patch_size)
+
+
 class MaskedImages:
     """A data set of unlabelled images with a mask for each, drawn anew every time.
 
@@ -120,8 +125,7 @@ class MaskedImages:
 
     def __getitem__(self, index: int) -> MaskedImage:
         image: Tensor = self.images[index].image
-        grid = (-(-image.shape[1] // self.patch_size), -(-image.shape[2] // self.patch_size))
-        return MaskedImage(image, self.masks.draw(grid))
+        return MaskedImage(image, self.masks.draw(grid_of(image, self.patch_size)))
 
 
 def split(mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """What the methods have in common: images without labels, their validation, features for neighbours and probes."""
 
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -8,15 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.backbones.vit import ViT, ViTConfig
-from vitrail.data.augmentation import EvalTransform
+from vitrail.data.augmentation import EvalTransform, Transform
 from vitrail.data.datasets import ImageData
 from vitrail.data.loader import Dataset
-from vitrail.data.samples import LabelledImage
+from vitrail.data.samples import LabelledImage, UnlabelledImage
 from vitrail.engine.experiment import Experiment
 from vitrail.engine.optim import OptimizerConfig, build_optimizer
 from vitrail.engine.task import Phase, Task
 from vitrail.metrics.pretext import PretextMetric
-from vitrail.pretrain.masks import MaskedImages, Masks
+from vitrail.pretrain.masks import MaskedImages, Masks, grid_of
 from vitrail.pretrain.tokenizers import TokenizerConfig
 from vitrail.pretrain.views import View
 
@@ -34,11 +35,10 @@ class Pretraining(Experiment):
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """AdamW, its schedule, clipping."""
 
-    def _held_out(self) -> Dataset | None:
+    def _held_out(self, transform: Transform) -> Dataset | None:
         if self.validation is None:
             return None
-        data = replace(self.data, root=self.validation, list=None)
-        return data.open(self.eval_transform.build())
+        return replace(self.data, root=self.validation, list=None).open(transform)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +61,17 @@ class MaskedPretraining(Pretraining):
 
     def validation_dataset(self) -> Dataset | None:
         """The held-out images, masked, with labels where there are some."""
-        images = self._held_out()
+        images = self._held_out(self.eval_transform.build())
         return images and HeldOutImages(images, self.masks, self.backbone.patch_size)
 
     def plain_dataset(self) -> Dataset:
         """The training images as a held-out image is prepared: where the tokenizer finds its words."""
         return replace(self.data, labelled=False).open(self.eval_transform.build())
+
+
+def label_of(sample: LabelledImage | UnlabelledImage) -> int:
+    """The number of a sample's class, -1 where it is not known."""
+    return sample.label if isinstance(sample, LabelledImage) else -1
 
 
 class HeldOutImage(NamedTuple):
@@ -88,9 +93,19 @@ class HeldOutImages(MaskedImages):
 
     def __getitem__(self, index: int) -> HeldOutImage:  # type: ignore[override]
         sample = self.images[index]
-        grid = (-(-sample.image.shape[1] // self.patch_size), -(-sample.image.shape[2] // self.patch_size))
-        label = sample.label if isinstance(sample, LabelledImage) else -1
-        return HeldOutImage(sample.image, self.masks.draw(grid), label)
+        return HeldOutImage(sample.image, self.masks.draw(grid_of(sample.image, self.patch_size)), label_of(sample))
+
+
+class Prediction(NamedTuple):
+    """What a network takes hidden patches for.
+
+    Attributes:
+        missing: [B, n] int64, the numbers of the patches that it did not see, row by row from 0.
+        logits: [B, n, V], of their words.
+    """
+
+    missing: Tensor
+    logits: Tensor
 
 
 class MaskedTask(Task):
@@ -108,10 +123,14 @@ class MaskedTask(Task):
         self.experiment = experiment
         self.backbone = experiment.backbone.build()
         self.tokenizer = experiment.tokenizer.build(experiment.backbone.patch_size)
+        for name, layer in self.backbone.blocks.named_modules():  # as BEiT: deep networks start gently
+            if isinstance(layer, nn.Linear) and name.endswith((".attention.projection", ".feed_forward.contract")):
+                number = 1 + int(name.partition(".")[0])
+                nn.init.trunc_normal_(layer.weight, std=0.02 / math.sqrt(2 * number))
 
     def initialize(self) -> None:
         """Finds the tokenizer's words in the training images."""
-        self.tokenizer.fit(self.experiment.plain_dataset())
+        self.tokenizer.fit(self.experiment.plain_dataset(), self.experiment.loader)
 
     def phases(self) -> dict[str, Phase]:
         """One phase, `train`."""
@@ -122,6 +141,15 @@ class MaskedTask(Task):
         """[B, 3, H, W] -> what the backbone says of whole images, [B, d] float32, without gradient."""
         with torch.no_grad():
             return self.backbone.forward_features(images).class_token.float()
+
+    def predict(self, images: Tensor, mask: Tensor) -> list["Prediction"]:
+        """What the network takes hidden patches for; one prediction for each set of patches that it is shown.
+
+        Args:
+            images: [B, 3, H, W].
+            mask: [B, h, w] bool, equally many hidden in each.
+        """
+        raise NotImplementedError
 
     def metric(self) -> PretextMetric:
         """Loss and accuracy of the prediction, nearest neighbours."""

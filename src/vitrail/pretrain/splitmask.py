@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from vitrail.config import check_range
 from vitrail.errors import VitrailError
 from vitrail.layers.attention import SelfAttention
 from vitrail.layers.blocks import NORM_EPSILON, TransformerBlock
 from vitrail.pretrain.contrastive import info_nce
 from vitrail.pretrain.masks import split
-from vitrail.pretrain.pretraining import MaskedPretraining, MaskedTask, of_patches, word_costs
+from vitrail.pretrain.pretraining import MaskedPretraining, MaskedTask, Prediction, of_patches, word_costs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,8 @@ class SplitMask(MaskedPretraining):
     """Of the matching, tau."""
 
     def __post_init__(self) -> None:
+        check_range(self, "decoder_depth", least=1)
+        check_range(self, "temperature", above=0)
         if not (self.inpaint or self.match):
             raise VitrailError("SplitMask without inpainting and without matching learns nothing; set one of them.")
 
@@ -60,7 +63,7 @@ class SplitMaskTask(MaskedTask):
             TransformerBlock(width, SelfAttention(width, heads)) for _ in range(experiment.decoder_depth)
         )
         self.norm = nn.LayerNorm(width, eps=NORM_EPSILON)
-        self.head = nn.Linear(width, experiment.tokenizer.words)
+        self.head = nn.Linear(width, experiment.tokenizer.words) if experiment.inpaint else None
         nn.init.trunc_normal_(self.mask_token, std=0.02)
         for module in [*self.decoder.modules(), self.head]:
             if isinstance(module, nn.Linear):
@@ -89,12 +92,22 @@ class SplitMaskTask(MaskedTask):
             tokens = block(tokens, encoded.grid)
         return self.norm(tokens)
 
+    def predict(self, images: Tensor, mask: Tensor) -> list[Prediction]:
+        """The words that each half of the patches gives for the other.
+
+        Raises:
+            VitrailError: the network was trained to match alone.
+        """
+        if self.head is None:
+            raise VitrailError("This SplitMask was trained without inpainting and predicts no words; take another run.")
+        return [Prediction(branch.missing, self.head(of_patches(*branch))) for branch in self.branches(images, mask)]
+
     def forward(self, batch: Any, phase: str) -> dict[str, Any]:
         """The losses of a training batch, or what the metric takes of an evaluation batch."""
         branches = self.branches(batch.image, batch.mask)
         terms: dict[str, Tensor] = {}
         losses = []
-        if self.settings.inpaint:
+        if self.head is not None:
             words = self.tokenizer(batch.image).flatten(1)
             missing = torch.cat([branch.missing for branch in branches], dim=1)  # all patches, each once
             unseen = torch.cat([of_patches(*branch) for branch in branches], dim=1)
@@ -103,7 +116,7 @@ class SplitMaskTask(MaskedTask):
             terms |= {"inpainting_loss": costs, "right": right}
         if self.settings.match:
             means = [branch.tokens.mean(dim=1) for branch in branches]
-            matching = info_nce(means[0], means[1], self.settings.temperature)
+            matching = info_nce(means[0], means[1], self.settings.temperature, gather=phase != "evaluate")
             losses.append(matching.expand(len(batch.image)))
             terms["matching_loss"] = losses[-1]
         terms["loss"] = torch.stack(losses).sum(dim=0)

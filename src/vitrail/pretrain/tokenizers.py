@@ -1,39 +1,50 @@
-"""Visual words: a picture's patches as numbers, without labels and without another network (Section 4.3.3)."""
+"""Visual words: a picture's patches as numbers (Section 4.3.3)."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.config import check_range
-from vitrail.data.loader import Dataset
-from vitrail.errors import VitrailError
+from vitrail.data.loader import Dataset, LoaderConfig, evaluation_batches
+from vitrail.errors import FileError, VitrailError
+from vitrail.metrics.neighbours import load_faiss
+
+_AT_ONCE = 4096  # patches, each compared with all words
+_LEAST_OF_AN_IMAGE = 16  # patches that k-means takes: not every image of a large data set need be read
 
 
 @dataclass(frozen=True)
 class TokenizerConfig:
     """How words are found; the defaults are those of the thesis's own models (Section 4.5.6)."""
 
-    kind: Literal["random_projection", "random_patches", "k_means"] = "random_projection"
-    """Random directions, patches of the training images, or centroids of such patches."""
+    kind: Literal["random_projection", "random_patches", "k_means", "program"] = "random_projection"
+    """Random directions, patches of the training images, centroids of such patches, or what another network says."""
     words: int = 8192
     """V, the size of the vocabulary."""
     patch_size: Literal[8, 16] = 8
     """Pixels a side of what is compared with the words: pictures are resized such that words and the network's patches
     correspond one to one (with 8, for patches of 16, to half their size)."""
     samples: int = 3_000_000
-    """Most patches that k-means is given, or that random patches are chosen from."""
+    """Most patches that k-means is given."""
     iterations: int = 20
     """Of k-means."""
     seed: int = 0
     """Of the directions, the choice of patches and k-means."""
+    program: Path | None = None
+    """A torch.export file, of people you trust: normalised pictures [B, 3, h * patch_size, w * patch_size] -> words
+    [B, h, w] below `words`. `vitrail pretrain tokenizer` writes one from a codec."""
 
     def __post_init__(self) -> None:
         check_range(self, "words", least=2)
         check_range(self, "samples", "iterations", least=1)
         check_range(self, "seed", least=0)
+        if (self.kind == "program") != (self.program is not None):
+            raise VitrailError("A tokenizer of the kind program, and no other, needs tokenizer.program; set both.")
 
     def build(self, patch_size: int) -> "Tokenizer":
         """A tokenizer for networks with patches of `patch_size` pixels, with random directions until it is `fit`."""
@@ -45,8 +56,11 @@ class Tokenizer(nn.Module):
 
     The word of a patch is that of the largest cosine with it (Equation 4.1), in the space of normalised pixels.
 
+    A program stays in its file, and is read when the first picture comes: a checkpoint opens without it.
+
     Attributes:
-        vocabulary: [V, 3 * patch_size^2], unit vectors; a buffer, so that it is stored with the network that learns it.
+        vocabulary: [V, 3 * patch_size^2], unit vectors; a buffer, so that it is stored with the network that learns
+            it. Empty where a program says the words.
     """
 
     vocabulary: Tensor
@@ -55,76 +69,103 @@ class Tokenizer(nn.Module):
         super().__init__()
         self.config, self.patch_size = config, patch_size
         generator = torch.Generator().manual_seed(config.seed)
-        directions = torch.rand(config.words, 3 * config.patch_size**2, generator=generator) * 2 - 1
+        words = 0 if config.kind == "program" else config.words
+        directions = torch.rand(words, 3 * config.patch_size**2, generator=generator) * 2 - 1
+        self._program: tuple[Callable[[Tensor], Tensor], ...] = ()  # in a tuple, for it does not belong in checkpoints
         self.register_buffer("vocabulary", F.normalize(directions, dim=1))
 
-    def patches(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] -> [B, h, w, 3 * patch_size^2], the vectors that are compared with the words."""
+    def resized(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] -> [B, 3, h * patch_size, w * patch_size], a word's pixels for each patch of the network."""
         side = self.patch_size
         images = F.pad(images, (0, -images.shape[3] % side, 0, -images.shape[2] % side))
         grid = (images.shape[2] // side, images.shape[3] // side)
         if self.config.patch_size != side:
             size = [self.config.patch_size * cells for cells in grid]
             images = F.interpolate(images, size, mode="area" if self.config.patch_size < side else "bilinear")
-        columns = F.unfold(images, self.config.patch_size, stride=self.config.patch_size)
-        return columns.mT.unflatten(1, grid)
+        return images
+
+    def patches(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] -> [B, h, w, 3 * patch_size^2], the vectors that are compared with the words."""
+        images, side = self.resized(images), self.config.patch_size
+        columns = F.unfold(images, side, stride=side)
+        return columns.mT.unflatten(1, (images.shape[2] // side, images.shape[3] // side))
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Pictures [B, 3, H, W], normalised -> words [B, h, w] int64, h = ceil(H / patch of the network)."""
         with torch.autocast(images.device.type, enabled=False):
+            if self.config.program is not None:
+                return self._ask(self.config.program, self.resized(images.float()))
             vectors = self.patches(images.float())
-            return (vectors.flatten(0, 2) @ self.vocabulary.mT).argmax(dim=1).view(vectors.shape[:3])
+            parts = vectors.flatten(0, 2).split(_AT_ONCE)
+            return torch.cat([(part @ self.vocabulary.mT).argmax(dim=1) for part in parts]).view(vectors.shape[:3])
+
+    def _ask(self, path: Path, images: Tensor) -> Tensor:
+        if not self._program:
+            self._program = (_load_program(path, images.device),)
+            found = self._program[0](images)
+            grid = (len(images), *(side // self.config.patch_size for side in images.shape[2:]))
+            if found.shape != grid or found.is_floating_point() or not 0 <= int(found.min()) <= int(found.max()):
+                raise FileError(
+                    f"{path} gives {found.dtype} {list(found.shape)}, not words {list(grid)}; export another."
+                )
+            if int(found.max()) >= self.config.words:
+                raise FileError(f"{path} has more than {self.config.words} words; set tokenizer.words to their number.")
+        return self._program[0](images).long()
 
     def words(self, numbers: Tensor) -> Tensor:
-        """Words [...] -> what they look like, [..., 3, patch_size, patch_size], unit vectors in normalised pixels."""
+        """Words [...] -> what they look like, [..., 3, patch_size, patch_size], unit vectors in normalised pixels.
+
+        Raises:
+            VitrailError: a program says the words, and not what they look like.
+        """
+        if self.config.kind == "program":
+            raise VitrailError("The words of a program have no pictures; only those of other tokenizers can be drawn.")
         side = self.config.patch_size
         return self.vocabulary[numbers].unflatten(-1, (3, side, side))
 
     @torch.no_grad()
-    def fit(self, images: Dataset) -> None:
-        """Takes the words from pictures, as the configuration says; random directions need none.
+    def fit(self, images: Dataset, loader: LoaderConfig = LoaderConfig()) -> None:
+        """Takes the words from pictures, as the configuration says; random directions and programs need none.
 
         Args:
-            images: samples with an `image` [3, H, W], normalised, not augmented.
+            images: samples with an `image` [3, H, W], normalised, not augmented, of one size.
+            loader: how they are read.
 
         Raises:
             VitrailError: they have fewer patches than there are words.
         """
-        if self.config.kind == "random_projection":
-            return
-        vectors = self._sample(images)
-        if len(vectors) < self.config.words:
+        if self.config.kind == "random_patches":  # of different images, as far as there are enough
+            self._take(self._sample(images, self.config.words, 1, loader))
+        elif self.config.kind == "k_means":
+            vectors = self._sample(images, self.config.samples, _LEAST_OF_AN_IMAGE, loader)
+            self._take(self._k_means(vectors) if len(vectors) >= self.config.words else vectors)
+
+    def _take(self, words: Tensor) -> None:
+        if len(words) < self.config.words:
             raise VitrailError(
-                f"The images have {len(vectors):,} patches, too few for {self.config.words:,} words; lower "
+                f"The images have {len(words):,} patches, too few for {self.config.words:,} words; lower "
                 "tokenizer.words or take random_projection."
             )
-        if self.config.kind == "random_patches":
-            generator = torch.Generator().manual_seed(self.config.seed)
-            words = vectors[torch.randperm(len(vectors), generator=generator)[: self.config.words]]
-        else:
-            words = self._k_means(vectors)
         self.vocabulary.copy_(F.normalize(words, dim=1))
 
-    def _sample(self, images: Dataset) -> Tensor:
-        """Unit vectors of at most `samples` patches, equally many of each image, [n, 3 * patch_size^2].
+    def _sample(self, images: Dataset, count: int, least: int, loader: LoaderConfig) -> Tensor:
+        """Unit vectors of at most `count` patches, equally many (`least` or more) of each, [n, 3 * patch_size^2].
 
-        Patches without any contrast to the mean of all pictures have no direction, and are left out.
+        Patches that are of the mean colour throughout have no direction, and are left out.
         """
         generator = torch.Generator().manual_seed(self.config.seed)
-        order = torch.randperm(len(images), generator=generator).tolist()[: self.config.samples]
-        each = -(-self.config.samples // len(order))
+        order = torch.randperm(len(images), generator=generator).tolist()[: max(1, count // least)]
+        each = -(-count // len(order))
         found = []
-        for number in order:
-            vectors = self.patches(images[number].image[None].float()).flatten(0, 2)
-            vectors = vectors[vectors.norm(dim=1) > 1e-6]
-            found.append(vectors[torch.randperm(len(vectors), generator=generator)[:each]])
-        return F.normalize(torch.cat(found)[: self.config.samples], dim=1)
+        for batch in evaluation_batches(_Chosen(images, order), batch_size=32, loader=loader):
+            for vectors in self.patches(batch.image.float()).flatten(1, 2):
+                vectors = vectors[vectors.norm(dim=1) > 1e-6]
+                found.append(vectors[torch.randperm(len(vectors), generator=generator)[:each]])
+        return F.normalize(torch.cat(found)[:count], dim=1)
 
     def _k_means(self, vectors: Tensor) -> Tensor:
-        import faiss
-
-        k_means = faiss.Kmeans(
+        k_means = load_faiss().Kmeans(
             vectors.shape[1],
             self.config.words,
             niter=self.config.iterations,
@@ -135,3 +176,28 @@ class Tokenizer(nn.Module):
         )
         k_means.train(vectors.numpy())
         return torch.from_numpy(k_means.centroids)
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Some samples of a data set, in another order."""
+
+    images: Dataset
+    order: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.images[self.order[index]]
+
+
+def _load_program(path: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
+    from torch.export.passes import move_to_device_pass
+
+    try:
+        return move_to_device_pass(torch.export.load(path), device).module()
+    except Exception:  # what damaged files raise is of many types
+        raise FileError(
+            f"{path} is no readable torch.export file; write one with `vitrail pretrain tokenizer`."
+        ) from None
