@@ -144,6 +144,15 @@ def test_what_cannot_start_leaves_nothing_behind(few, tmp_path, capsys, options,
     assert not (tmp_path / "run").exists()
 
 
+def test_a_last_step_that_leaves_the_finite_numbers_leaves_no_checkpoint(few, tmp_path, capsys):
+    data = ["--data.root", str(few), "--validation", str(few)]
+    wild = ["--optimizer.lr", "1e30", "--optimizer.warmup-epochs", "0"]
+    assert main(["train", "xcit_folder", "-o", str(tmp_path / "run"), *TINY, *NARROW, *data, *wild]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "left the finite numbers in step 1 (" in last and "validation loss nan" in last and "none was saved" in last
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
 def test_the_configuration_lies_beside_the_run(source):
     configuration = json.loads((source / "config.json").read_text())
     assert configuration == load(source).header.configuration

@@ -126,3 +126,12 @@ def test_the_smaller_number_stands_first():
 def test_an_unknown_policy_is_named():
     with pytest.raises(VitrailError, match="rand_augment is 'nonsense', which timm does not understand"):
         TrainTransform(rand_augment="nonsense").build()
+
+
+@pytest.mark.parametrize("options", [{"size": 2**14 + 1}, {"size": 224, "crop_ratio": 0.01}])
+def test_pictures_that_no_memory_holds_are_refused(options):
+    with pytest.raises(VitrailError, match="resized to 16384 pixels at most; choose a smaller size"):
+        EvalTransform(**options)
+    with pytest.raises(VitrailError, match=r"TrainTransform\.size is 16385; it must be at least 1 and at most 16384"):
+        TrainTransform(size=2**14 + 1)
+    assert EvalTransform(2**14).size == 2**14

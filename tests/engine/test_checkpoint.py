@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,10 @@ def test_tensors_that_do_not_fit_are_named(toy, tmp_path: Path):
     path = tmp_path / "x.safetensors"
     save(path, Header(1, to_json(experiment)), tensors)
     with pytest.raises(FileError, match=r"2 tensors differ, head\.bias, head\.weight among them"):
+        open_task(path)
+    damaged = to_json(replace(experiment, size="many", dropout="much"))
+    save(path, Header(1, damaged), tensors)
+    with pytest.raises(FileError, match=r"The configuration in .*x\.safetensors is damaged .*version that wrote it"):
         open_task(path)
     save(path, Header(1, json.loads('{"type": "engine.experiment.Loop"}')), tensors)
     with pytest.raises(FileError, match="does not describe an experiment"):

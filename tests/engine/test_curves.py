@@ -41,3 +41,12 @@ def test_tensorboard_shows_the_resumed_curve_alone(tmp_path: Path):
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 1), (2, 2), (3, 30), (4, 40)]
+
+
+@pytest.mark.parametrize("damage", [b"x,train/loss,1.0\n", b"1,train/loss\n", b"1,train/loss,much\n", b"1,\xff,1.0\n"])
+def test_damaged_curves_are_named(tmp_path: Path, damage):
+    (tmp_path / "metrics.csv").write_bytes(b"step,name,value\n" + damage)
+    with pytest.raises(FileError, match=r"The curves .*metrics\.csv are damaged; delete the file"):
+        read_curves(tmp_path)
+    with pytest.raises(FileError, match="are damaged"):
+        Curves(tmp_path, 1)

@@ -143,6 +143,20 @@ def test_a_file_with_a_damaged_description(tmp_path):
         load_classifier(path)
 
 
+def test_a_file_whose_description_does_not_describe_it(tmp_path):
+    path = tmp_path / "odd.safetensors"
+    backbone, transform = to_json(TINY), to_json(EvalTransform(size=48))
+    good = {"backbone": backbone, "classes": ["cat", "dog"], "transform": transform}
+    odd = [{key: value for key, value in good.items() if key != missing} for missing in good]
+    odd += [good | {key: None} for key in good] + [good | {"backbone": transform}, good | {"classes": ["cat"]}, []]
+    for description in ("nonsense", *map(json.dumps, odd)):
+        save_file(TINY.build(2).state_dict(), path, {"vitrail.classifier": description})
+        with pytest.raises(FileError, match=r"odd\.safetensors does not say which model, classes and transform"):
+            load_classifier(path)
+    save_file(TINY.build(2).state_dict(), path, {"vitrail.classifier": json.dumps(good)})
+    assert load_classifier(path).classes == ("cat", "dog")
+
+
 def test_imagenet_classes():
     classes = imagenet_classes()
     assert len(classes) == 1000

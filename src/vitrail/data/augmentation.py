@@ -18,6 +18,9 @@ from torchvision.transforms import InterpolationMode, v2
 from vitrail.config import check_range
 from vitrail.errors import VitrailError
 
+LARGEST = 2**14
+"""Pixels a side of a resized picture: more would fill the memory, which Pillow does not notice until it is too late."""
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -48,7 +51,7 @@ class TrainTransform:
     """Divides red, green and blue after the mean is subtracted."""
 
     def __post_init__(self) -> None:
-        check_range(self, "size", least=1)
+        check_range(self, "size", least=1, most=LARGEST)
         check_range(self, "scale", above=0, most=1)
         check_range(self, "ratio", "std", above=0)
         check_range(self, "flip", "erasing", least=0, most=1)
@@ -100,6 +103,11 @@ class EvalTransform:
         check_range(self, "crop_ratio", "std", above=0)
         check_range(self, "crop_ratio", most=1)
         check_range(self, "mean")
+        if self.size / self.crop_ratio > LARGEST:
+            raise VitrailError(
+                f"EvalTransform.size is {self.size} at a crop ratio of {self.crop_ratio:g}, and pictures are resized "
+                f"to {LARGEST} pixels at most; choose a smaller size."
+            )
 
     def build(self) -> Transform:
         """A picture (RGB) -> [3, size, size], float32."""

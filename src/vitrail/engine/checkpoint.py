@@ -129,10 +129,15 @@ def open_task(path: str | Path, ema: bool = True) -> tuple[Any, Any]:
         VitrailError: the configuration is of another version.
     """
     checkpoint = load(path)
-    experiment = from_json(checkpoint.header.configuration)
-    if not isinstance(experiment, Experiment):
-        raise FileError(f"{checkpoint.path} does not describe an experiment; train it anew with this version.")
-    task: Task = experiment.build_task()
+    try:
+        experiment = from_json(checkpoint.header.configuration)
+        if not isinstance(experiment, Experiment):
+            raise FileError(f"{checkpoint.path} does not describe an experiment; train it anew with this version.")
+        task: Task = experiment.build_task()
+    except (AttributeError, TypeError, ValueError) as error:  # values of other types than the fields have
+        raise FileError(
+            f"The configuration in {checkpoint.path} is damaged ({error}); open it with the version that wrote it."
+        ) from error
     tensors = checkpoint.tensors("ema") if ema else {}
     load_module(task, tensors or checkpoint.tensors("model"), checkpoint.path)
     return experiment, task.eval()

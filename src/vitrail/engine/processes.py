@@ -1,5 +1,6 @@
 """Devices, precision and processes, through Lightning Fabric."""
 
+import inspect
 import logging
 import os
 import random
@@ -17,6 +18,7 @@ from lightning_fabric.strategies import DDPStrategy, ModelParallelStrategy, Stra
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
 
 from vitrail.engine.experiment import Loop
 from vitrail.errors import VitrailError
@@ -49,7 +51,11 @@ def launch(loop: Loop) -> Fabric:
     elif devices * nodes > 1 or loop.strategy == "ddp":
         # A phase, or a batch of one kind, may leave parameters unused. Looking for them also keeps the order in which
         # gradients are sent the same from the first step on, without which a resumed run would not be bit-identical.
-        strategy = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
+        # Buffers are ours to average; later versions of torch have another name for leaving them alone.
+        known = inspect.signature(DistributedDataParallel).parameters
+        sync_buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        options: dict[str, Any] = {sync_buffers: False}
+        strategy = DDPStrategy(find_unused_parameters=True, **options)
     fabric = Fabric(
         accelerator=accelerator,
         devices=devices,

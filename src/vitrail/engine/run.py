@@ -163,15 +163,18 @@ class Run:
         for step, values in self.window.collect().items():
             watched = [value for name, value in values.items() if not (scaled and name.endswith("/gradient_norm"))]
             if not all(map(math.isfinite, watched)):
-                terms = ", ".join(f"{name.removeprefix('train/')} {value:.4g}" for name, value in values.items())
-                kept = f"the last good checkpoint is {self.last_path}" if self.last_path.exists() else "none was saved"
-                stop(
-                    self.fabric,
-                    VitrailError(
-                        f"Training left the finite numbers in step {step + 1} ({terms}); {kept}; start anew with a "
-                        "lower learning rate, clipped gradients or the precision 32-true."
-                    ),
-                )
+                self._diverged(step + 1, {name.removeprefix("train/"): value for name, value in values.items()})
+
+    def _diverged(self, step: int, values: dict[str, float]) -> NoReturn:
+        terms = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        kept = f"the last good checkpoint is {self.last_path}" if self.last_path.exists() else "none was saved"
+        stop(
+            self.fabric,
+            VitrailError(
+                f"Training left the finite numbers in step {step} ({terms}); {kept}; start anew with a "
+                "lower learning rate, clipped gradients or the precision 32-true."
+            ),
+        )
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -183,8 +186,10 @@ class Run:
         """Takes note of an evaluation, and saves the best checkpoint if this is the best.
 
         Raises:
-            VitrailError: the monitored metric is not among `metrics`.
+            VitrailError: the monitored metric is not among `metrics`, or the loss is not a number.
         """
+        if math.isnan(metrics.get("loss", 0.0)):
+            self._diverged(self.step, {f"validation {name}": value for name, value in metrics.items()})
         self.metrics = metrics
         if self.loop.monitor is None:
             return

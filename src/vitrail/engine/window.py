@@ -5,6 +5,7 @@ from collections import defaultdict
 from typing import Any
 
 import torch
+import torch.distributed
 from lightning_fabric import Fabric
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -32,8 +33,11 @@ class Window:
             return {}
         flat = torch.stack([term.to(self._fabric.device) for terms in pending.values() for term in terms.values()])
         # Gathered and then added in one fixed order, so that the sums do not depend on how many are sent together.
-        gathered = torch.as_tensor(self._fabric.all_gather(flat)).cpu().double()
-        values = iter(gathered.view(self._fabric.world_size, -1).mean(dim=0).tolist())
+        parts = [flat]
+        if self._fabric.world_size > 1:
+            parts = [torch.empty_like(flat) for _ in range(self._fabric.world_size)]
+            torch.distributed.all_gather(parts, flat)
+        values = iter(torch.stack(parts).cpu().double().mean(dim=0).tolist())
         collected = {step: {name: next(values) for name in terms} for step, terms in pending.items()}
         self._values += collected.values()
         return collected

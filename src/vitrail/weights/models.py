@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from vitrail.backbones import MODELS
+from vitrail.backbones import MODELS, BackboneConfig
 from vitrail.backbones.resnet import ResNet
 from vitrail.backbones.vit import ViT
 from vitrail.backbones.xcit import XCiT
 from vitrail.config import from_json
+from vitrail.data.augmentation import EvalTransform
 from vitrail.errors import FileError, VitrailError
 from vitrail.weights.convert import BackboneWeights, Head, LoadReport, find_backbone, load_backbone, read_tensors
 from vitrail.weights.download import fetch
@@ -105,7 +106,7 @@ def load_classifier(weights: str | Path) -> "Classifier":
     if path.is_file():
         tensors, metadata = read_tensors(path)
         if METADATA in metadata:
-            return _exported_classifier(path, find_backbone(tensors, str(path)), json.loads(metadata[METADATA]))
+            return _exported_classifier(path, find_backbone(tensors, str(path)), metadata[METADATA])
         if "vitrail" not in metadata:
             raise FileError(
                 f"{path} does not say which model and which classes it is for; "
@@ -129,16 +130,21 @@ def imagenet_classes() -> tuple[str, ...]:
     return tuple(info.index_to_description(index) for index in range(info.num_classes()))
 
 
-def _exported_classifier(path: Path, backbone: BackboneWeights, metadata: dict[str, Any]) -> "Classifier":
+def _exported_classifier(path: Path, backbone: BackboneWeights, description: str) -> "Classifier":
     from vitrail.recognize.classify import Classifier
 
+    damaged = FileError(f"{path} does not say which model, classes and transform it is for; export it anew.")
     try:
-        config, classes, transform = metadata["backbone"], tuple(metadata["classes"]), metadata["transform"]
-    except KeyError as error:
-        raise FileError(f"{path} does not say its {error.args[0]}; export it anew.") from None
-    model = from_json(config).build(backbone.num_classes).eval()
+        metadata = json.loads(description)
+        config, classes, transform = (from_json(metadata[key]) for key in ("backbone", "classes", "transform"))
+    except (ValueError, TypeError, KeyError):
+        raise damaged from None
+    whole = isinstance(config, BackboneConfig) and isinstance(transform, EvalTransform) and isinstance(classes, tuple)
+    if not whole or len(classes) != backbone.num_classes:
+        raise damaged
+    model = config.build(backbone.num_classes).eval()
     load_backbone(model, backbone, where=str(path))
-    return Classifier(model, classes, from_json(transform))
+    return Classifier(model, classes, transform)
 
 
 def _read(weights: str | Path) -> BackboneWeights:
