@@ -2,9 +2,13 @@
 
 import io
 import json
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -180,7 +184,7 @@ def test_nothing_is_lost(folder, call, capsys):
     for words, said in (
         (("compress", "in/a.png", "-o", "a.vtr"), "a.vtr is there already; write over it with --force"),
         (("compress", "in", "-o", "a.vtr"), "a.vtr is a file, and there are 3 inputs; name a folder."),
-        (("compress", "in", "in/a.png", "-o", "out"), "Several inputs would be written to out/a.vtr"),
+        (("compress", "in", "in/a.png", "-o", "out"), "in/a.png and in/a.png would both be written to out/a.vtr"),
         (("compress", "in/a.png", "-o", "in/a.png", "--force"), "would be written over itself"),
         (("compress", "in", "-o", "-"), "Standard input and output hold one file each"),
         (("compress", "-", "in/a.png"), "Standard input and output hold one file each"),
@@ -233,6 +237,110 @@ def test_what_became_of_a_picture_is_said(folder, call, capsys):
     Image.new("RGBA", (40, 30), (255, 0, 0, 0)).save("clear.png")
     assert call("compress", "clear.png", "--background", "#102030") == 0
     assert "clear.png: its transparent parts were laid over the colour #102030" in capsys.readouterr().err
+
+
+def test_an_input_is_never_written_over(folder, call, capsys):
+    before = Path("in/a.png").read_bytes()
+    Path("also.png").symlink_to("in/a.png")
+    for output in ("in/../in/a.png", "also.png"):
+        assert call("compress", "in/a.png", "-o", output, "--force") == 1
+        assert "in/a.png would be written over itself" in capsys.readouterr().err
+    assert Path("in/a.png").read_bytes() == before
+
+
+def test_a_name_that_ends_in_a_slash_is_a_folder(folder, call):
+    assert call("compress", "in/a.png", "-o", "new/") == 0
+    assert Path("new/a.vtr").is_file()
+
+
+def test_options_are_refused_once_for_all_files(folder, call, capsys):
+    assert call("compress", "in", "-o", "out", "--quality", "9", "--jobs", "2") == 3
+    assert capsys.readouterr().err == "vitrail: tiny has no quality 9; choose 1 to 3.\n"
+    assert not Path("out").exists()
+
+
+def test_a_picture_that_cannot_be_read_is_named_and_the_others_are_done(folder, call, capsys):
+    Path("in/bad.png").write_bytes(b"no picture")
+    assert call("compress", "in", "-o", "out") == 1
+    captured = capsys.readouterr()
+    assert captured.err.splitlines() == [
+        "vitrail: Cannot read in/bad.png: it is not an image that Pillow can read; mend it or leave it out.",
+        "vitrail: 1 of 4 files were not done as they should be",
+    ]
+    assert len(captured.out.splitlines()) == 3
+
+
+def test_folders_of_texts_come_back(folder, call):
+    assert call("compress", "in", "-o", "texts", "--text") == 0
+    Path("texts/readme.txt").write_text("These are pictures.")
+    assert call("decompress", "texts", "-o", "back") == 0
+    assert {str(path.relative_to("back")) for path in Path("back").rglob("*.png")} == {
+        "a.png",
+        "deep/b.png",
+        "deep/c.png",
+    }
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be-with-mark"])
+def test_texts_as_other_systems_write_them(encoding, folder, call):
+    assert call("compress", "in/a.png", "--text", "-o", "a.txt") == 0
+    text = Path("a.txt").read_text(encoding="utf-8")
+    marked = ("\ufeff" + text).encode("utf-16-be") if encoding.endswith("mark") else text.encode(encoding)
+    Path("other.txt").write_bytes(marked)
+    assert call("decompress", "other.txt") == 0 and call("decompress", "a.txt", "-o", "a.png") == 0
+    np.testing.assert_array_equal(pixels("other.png"), pixels("a.png"))
+
+
+def test_a_format_that_cannot_hold_the_picture_keeps_nobody_else(folder, call, capsys):
+    Image.new("RGB", (16400, 1)).save("wide.png")
+    assert call("compress", "wide.png", "in/a.png", "-o", "out") == 0
+    assert call("decompress", "out", "-o", "back", "--format", "webp") == 1
+    error = capsys.readouterr().err
+    assert "The picture in out/wide.vtr cannot be written as .webp (" in error and "); take .png." in error
+    assert [path.name for path in Path("back").iterdir()] == ["a.webp"]
+
+
+@pytest.fixture
+def many(folder) -> Path:
+    Path("many").mkdir()
+    for number in range(60):
+        Image.new("RGB", (9, 9), (number, 0, 0)).save(f"many/{number}.png")
+    return Path("many")
+
+
+def when_workers_run(act) -> threading.Thread:
+    """Calls `act` with a worker process of this one as soon as there is one."""
+
+    def wait():
+        while not (workers := multiprocessing.active_children()):
+            time.sleep(0.01)
+        act(workers[0])
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_a_killed_worker_is_one_sentence(many, call, capsys):
+    thread = when_workers_run(lambda worker: worker.kill())
+    assert call("compress", "many", "-o", "out", "--jobs", "2") == 1
+    thread.join()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("vitrail: A worker process was killed, perhaps for want of memory")
+
+
+def test_an_interrupt_ends_the_workers_soon(many, call, capsys):
+    def interrupt(worker):
+        while not list(Path("out").glob("*.vtr")):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = when_workers_run(interrupt)
+    assert call("compress", "many", "-o", "out", "--jobs", "2") == 130
+    thread.join()
+    assert capsys.readouterr().err.endswith("vitrail: interrupted\n")
+    assert not multiprocessing.active_children()
+    assert all(path.suffix == ".vtr" and not path.name.startswith(".") for path in Path("out").iterdir())
 
 
 def test_no_codec_no_traceback(folder, capsys):

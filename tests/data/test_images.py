@@ -1,11 +1,13 @@
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
 from vitrail.data.corrupt import CorruptSample
-from vitrail.data.images import list_images, natural_key, read_image
+from vitrail.data.images import list_images, natural_key, read_image, read_picture
 from vitrail.errors import FileError
 
 
@@ -181,6 +183,144 @@ def test_decompression_bomb(monkeypatch):
     assert read_image(stored(Image.new("RGB", (15, 10)), "PNG")).size == (15, 10)  # above, but Pillow only warns
     with pytest.raises(CorruptSample, match=r"shard/x.png: it has more than 200 pixels, the limit of Pillow"):
         read_image(stored(Image.new("RGB", (30, 10)), "PNG"), name="shard/x.png")
+
+
+WHITE = (0.9642, 1.0, 0.8249)  # of profiles: D50
+P3 = np.array([[0.51512, 0.29198, 0.15710], [0.24120, 0.69225, 0.06657], [-0.00105, 0.04189, 0.78407]])
+XYZ_TO_SRGB = np.array(
+    [[3.1338561, -1.6168667, -0.4906146], [-0.9787684, 1.9161415, 0.0334540], [0.0719453, -0.2289914, 1.4052427]]
+)
+
+
+def fixed(values):
+    return b"".join(struct.pack(">i", round(value * 65536)) for value in values)
+
+
+def profile(space, tags, connection=b"XYZ "):
+    """An ICC profile, version 2, of a device with these tags."""
+    description = struct.pack(">4s4xI", b"desc", 5) + b"test\0" + bytes(78)
+    tags = {
+        "desc": description,
+        "cprt": b"text" + bytes(4) + b"CC0\0",
+        "wtpt": b"XYZ " + bytes(4) + fixed(WHITE),
+    } | tags
+    table, body, begin = struct.pack(">I", len(tags)), b"", 132 + 12 * len(tags)
+    for name, data in tags.items():
+        table += struct.pack(">4sII", name.encode(), begin + len(body), len(data))
+        body += data + bytes(-len(data) % 4)
+    head = struct.pack(">I4xI4s4s4s12x4s", begin + len(body), 0x02400000, b"prtr", space, connection, b"acsp")
+    return (head + bytes(28) + fixed(WHITE)).ljust(128, b"\0") + table + body
+
+
+def gamma(exponent):
+    return struct.pack(">4s4xIHxx", b"curv", 1, round(exponent * 256))
+
+
+def wide_gamut():
+    """Display P3's primaries with a gamma of 2."""
+    columns = {f"{name}XYZ": b"XYZ " + bytes(4) + fixed(P3[:, i]) for i, name in enumerate("rgb")}
+    return profile(b"RGB ", columns | {f"{name}TRC": gamma(2) for name in "rgb"})
+
+
+def ink():
+    """CMYK whose black alone makes darker: L = 100 (1 - K)."""
+    ramp = bytes(range(256))
+    grid = b"".join(bytes([255 * (1 - node % 2), 128, 128]) for node in range(16))
+    table = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + fixed(np.eye(3).ravel()) + 4 * ramp + grid + 3 * ramp
+    return profile(b"CMYK", {"A2B0": table}, b"Lab ")
+
+
+def srgb(linear):
+    """sRGB's transfer function, 0..1 to 0..255."""
+    linear = np.clip(linear, 0, 1)
+    return 255 * np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+
+
+def colour(picture):
+    return np.asarray(picture.image)[0, 0].astype(float)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "YCbCr"])
+def test_colours_of_another_profile_become_srgb(mode):
+    image = Image.new("RGB", (4, 4), (200, 100, 50)).convert(mode, palette=Image.Palette.ADAPTIVE)
+    file = stored(image, "TIFF", icc_profile=wide_gamut())
+    picture = read_picture(file)
+    expected = srgb(XYZ_TO_SRGB @ P3 @ (np.array([200, 100, 50]) / 255) ** 2)
+    np.testing.assert_allclose(colour(picture), expected, atol=2.5 if mode == "YCbCr" else 1)
+    assert picture.notes == ()
+    if mode == "RGB":
+        np.testing.assert_array_equal(np.asarray(read_image(file))[0, 0], [200, 100, 50])
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "I;16"])
+def test_linear_grey_becomes_srgb(mode):
+    grey = Image.new("L", (2, 2), 55)
+    image = Image.fromarray(np.full((2, 2), 55 * 257, dtype=np.uint16)) if mode == "I;16" else grey.convert(mode)
+    picture = read_picture(stored(image, "PNG", icc_profile=profile(b"GRAY", {"kTRC": gamma(1)})))
+    np.testing.assert_allclose(colour(picture), srgb(55 / 255), atol=1)
+    assert picture.notes == (("its 16 bits a pixel became 8",) if mode == "I;16" else ())
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_cmyk_with_its_profile(kind):
+    picture = read_picture(stored(Image.new("CMYK", (8, 8), (0, 0, 0, 128)), kind, icc_profile=ink()))
+    lightness = 100 * (1 - 128 / 255)
+    np.testing.assert_allclose(colour(picture), srgb(((lightness + 16) / 116) ** 3), atol=2)
+    assert picture.notes == ()
+
+
+def test_srgb_stays_as_it_is(photo):
+    srgb_profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    picture = read_picture(stored(photo, "PNG", icc_profile=srgb_profile))
+    np.testing.assert_array_equal(picture.image, photo)
+
+
+@pytest.mark.parametrize("odd", [b"no profile", wide_gamut()[:200], ink()], ids=["text", "cut", "of CMYK"])
+def test_a_profile_of_no_use_is_noted(odd, photo):
+    picture = read_picture(stored(photo, "PNG", icc_profile=odd))
+    assert picture.notes == ("its colour profile cannot be used and was left out",)
+    np.testing.assert_array_equal(picture.image, photo)
+
+
+def test_no_damage_of_a_profile_stops_a_picture(photo):
+    small, good = photo.resize((2, 2)), wide_gamut()
+    for at in range(0, len(good), 5):
+        damaged = good[:at] + bytes([good[at] ^ 0x55]) + good[at + 1 :]
+        assert read_picture(stored(small, "PNG", icc_profile=damaged)).image.size == (2, 2)
+
+
+def test_what_was_lost_is_noted(photo):
+    clear = photo.convert("RGBA")
+    assert read_picture(stored(clear, "PNG")).notes == ()  # all of it opaque
+    clear.putpixel((0, 0), (0, 0, 0, 0))
+    picture = read_picture(stored(clear, "PNG"), background=(16, 32, 48))
+    assert picture.notes == ("its transparent parts were laid over the colour #102030",)
+    assert picture.image.getpixel((0, 0)) == (16, 32, 48) and picture.image.getpixel((9, 9)) == photo.getpixel((9, 9))
+    frames = stored(photo, "GIF", save_all=True, append_images=[photo.rotate(90), photo.rotate(180)])
+    assert read_picture(frames).notes == ("of its 3 frames the first was taken",)
+
+
+def test_pictures_above_a_limit_are_refused_before_they_are_decoded(photo):
+    data = stored(photo, "PNG").getvalue()[:200]  # the header alone
+    with pytest.raises(CorruptSample, match=rf"it has {photo.width} x {photo.height} pixels, and 99 is the limit"):
+        read_picture(io.BytesIO(data), most=99)
+    assert read_picture(stored(photo, "PNG"), most=photo.width * photo.height).image.size == photo.size
+
+
+def test_avif(photo):
+    difference = np.asarray(read_picture(stored(photo, "AVIF", quality=95)).image, dtype=float) - np.asarray(photo)
+    assert np.abs(difference).mean() < 4
+
+
+def test_16_bit_colour_keeps_its_upper_bits():
+    def chunk(name, body):
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    values = [65535, 256, 0, 128, 32768, 257]
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0))]
+    parts += [(b"IDAT", zlib.compress(b"\0" + struct.pack(">6H", *values))), (b"IEND", b"")]
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+    np.testing.assert_array_equal(np.asarray(read_image(io.BytesIO(data))).ravel(), [value >> 8 for value in values])
 
 
 def test_natural_order():

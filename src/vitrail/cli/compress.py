@@ -1,20 +1,17 @@
 """`vitrail compress` and `decompress`: pictures to few bytes, or a text, and back."""
 
 import argparse
-import glob
+import codecs
 import json
-import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
-from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from vitrail.cli.errands import Errand, Outcome, attempt, expand, outcomes, plan
 from vitrail.cli.inputs import add_device, device, positive, progress
 from vitrail.errors import FileError, VitrailError
 
@@ -27,7 +24,6 @@ SUFFIX, TEXT_SUFFIX = ".vtr", ".txt"
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 _ORDERS = ("quincunx", "marginal", "raster", "confidence_linear", "confidence_doubling")
 _LARGEST_FILE = 2**26  # bytes; no compressed picture comes near it
-_STANDARD = "-"
 
 INPUTS_HELP = "files, folders, quoted patterns, or - for one on standard input"
 OUTPUT_HELP = "a file, a folder where there are several inputs, or - for standard output (default: beside the input)"
@@ -68,35 +64,6 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     add_device(parser)
 
 
-class Errand(NamedTuple):
-    """One input and where it goes; None is standard input, or standard output."""
-
-    source: Path | None
-    target: Path | None
-
-    @property
-    def name(self) -> str:
-        """What messages call the input."""
-        return "standard input" if self.source is None else str(self.source)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of an errand, as a worker process can tell it.
-
-    Attributes:
-        said: a line for standard output.
-        notes: lines for standard error.
-        data: what belongs on standard output instead.
-        status: exit status.
-    """
-
-    said: str = ""
-    notes: tuple[str, ...] = ()
-    data: bytes | None = None
-    status: int = 0
-
-
 @dataclass(frozen=True)
 class Compression:
     """What `vitrail compress` does to one picture."""
@@ -106,15 +73,27 @@ class Compression:
     text: bool
     background: tuple[int, int, int]
 
+    def check(self, codec: "Codec") -> None:
+        """Refuses at once what no picture could be compressed with."""
+        from vitrail.compress import CodecError
+
+        lowest, highest = codec.qualities[0], codec.qualities[-1]
+        if self.quality is not None and self.quality not in codec.qualities:
+            raise CodecError(f"{codec.name} has no quality {self.quality}; choose {lowest} to {highest}.")
+
     def __call__(self, codec: "Codec", errand: Errand) -> Outcome:
         """Reads, compresses, writes."""
         from vitrail.compress import Scheme
         from vitrail.compress.codec import MAX_PIXELS
         from vitrail.compress.text import TWEET, to_text
+        from vitrail.data.corrupt import CorruptSample
         from vitrail.data.images import read_picture
 
         source = BytesIO(sys.stdin.buffer.read()) if errand.source is None else errand.source
-        picture = read_picture(source, name=errand.name, most=MAX_PIXELS, background=self.background)
+        try:
+            picture = read_picture(source, name=errand.name, most=MAX_PIXELS, background=self.background)
+        except CorruptSample as error:
+            raise FileError(f"Cannot read {errand.name}: {error.reason}; mend it or leave it out.") from None
         data = codec.compress(picture.image, self.quality, Scheme(*self.scheme))  # type: ignore[arg-type]
         notes = [f"{errand.name}: {note}" for note in picture.notes]
         size = f"{len(data):,} bytes"
@@ -136,6 +115,9 @@ class Decompression:
     stages: int | None
     format: str
 
+    def check(self, codec: "Codec") -> None:
+        """Every codec decompresses with every option."""
+
     def __call__(self, codec: "Codec", errand: Errand) -> Outcome:
         """Reads, decompresses, writes."""
         from vitrail.compress import DamageWarning
@@ -145,7 +127,10 @@ class Decompression:
         if decoded.damage is not None:
             notes, status = [f"{errand.name}: {decoded.damage}"], DamageWarning.exit_code
         suffix = errand.target.suffix.lower() if errand.target else f".{self.format}"
-        return _deliver(errand, _encoded(image, suffix), f"{image.width} x {image.height} pixels", notes, status)
+        said = f"{image.width} x {image.height} pixels"
+        if decoded.stages < decoded.total_stages:
+            said += f", {decoded.stages} of {decoded.total_stages} stages"
+        return _deliver(errand, _encoded(errand, image, suffix), said, notes, status)
 
 
 def _deliver(errand: Errand, data: bytes, said: str, notes: Sequence[str], status: int = 0) -> Outcome:
@@ -158,9 +143,12 @@ def _deliver(errand: Errand, data: bytes, said: str, notes: Sequence[str], statu
     return Outcome(f"{errand.name} -> {errand.target}  {said}", tuple(notes), status=status)
 
 
-def _encoded(image: "Image.Image", suffix: str) -> bytes:
+def _encoded(errand: Errand, image: "Image.Image", suffix: str) -> bytes:
     buffer = BytesIO()
-    image.save(buffer, _FORMATS[suffix], **({} if suffix == ".png" else {"quality": 95}))
+    try:
+        image.save(buffer, _FORMATS[suffix], **({} if suffix == ".png" else {"quality": 95}))
+    except (OSError, ValueError) as error:  # WebP has sides of at most 16,383 pixels
+        raise FileError(f"The picture in {errand.name} cannot be written as {suffix} ({error}); take .png.") from None
     return buffer.getvalue()
 
 
@@ -182,8 +170,15 @@ def _read_compressed(errand: Errand) -> bytes:
         raise FileError(f"Cannot read {errand.name}: {error.strerror}; check its path and its rights.") from None
     if len(data) > _LARGEST_FILE:
         raise FileError(f"{errand.name} is too large for a compressed picture; check that it is the right file.")
-    text = data.removeprefix(b"\xef\xbb\xbf")  # which editors put before a text
+    text = _as_utf8(data)
     return from_text(text.decode()) if is_text(text) else data
+
+
+def _as_utf8(data: bytes) -> bytes:
+    """Without the mark that editors put before a text, and from UTF-16, which some shells write."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16", errors="ignore").encode()
+    return data.removeprefix(codecs.BOM_UTF8)
 
 
 def run_compress(arguments: argparse.Namespace) -> int:
@@ -218,67 +213,6 @@ def run_decompress(arguments: argparse.Namespace) -> int:
     return _run(errands, Decompression(arguments.stages, arguments.format), arguments, "Decompressing")
 
 
-def plan(arguments: argparse.Namespace, search: Callable[[Path], list[Path]], suffix: str) -> list[Errand]:
-    """What is to be read and written, decided before any work begins.
-
-    Args:
-        arguments: with `inputs`, `output`, `force`.
-        search: the files of a folder that are meant when the folder is named.
-        suffix: of outputs whose names are not given.
-
-    Raises:
-        VitrailError: an input is missing, or outputs would be lost or written over each other.
-    """
-    found = [item for name in arguments.inputs for item in _expand(name, search)]
-    if not found:
-        raise FileError(
-            f"There is nothing to do in {', '.join(arguments.inputs)}; name files or folders that hold some."
-        )
-    several = len(found) > 1 or any(Path(name).is_dir() for name in arguments.inputs)
-    output = arguments.output
-    if several and (output == _STANDARD or any(source is None for source, _ in found)):
-        raise VitrailError("Standard input and output hold one file each; name one input, or an output folder.")
-    if several and output and Path(output).is_file():
-        raise VitrailError(f"{output} is a file, and there are {len(found)} inputs; name a folder.")
-    errands = [Errand(source, _target(source, below, output, several, suffix)) for source, below in found]
-    targets = [errand.target for errand in errands if errand.target]
-    for errand in errands:
-        if errand.target is None:
-            continue
-        if targets.count(errand.target) > 1:
-            raise VitrailError(f"Several inputs would be written to {errand.target}; do them one by one, with -o.")
-        if errand.target == errand.source:
-            raise VitrailError(f"{errand.name} would be written over itself; name another output by -o.")
-        if errand.target.exists() and not arguments.force:
-            raise VitrailError(f"{errand.target} is there already; write over it with --force, or name another by -o.")
-    return errands
-
-
-def _target(source: Path | None, below: Path, output: str | None, several: bool, suffix: str) -> Path | None:
-    if output == _STANDARD or (source is None and not output):
-        return None
-    if output is None:
-        assert source is not None
-        return source.with_suffix(suffix)
-    if several or Path(output).is_dir():
-        return Path(output, below).with_suffix(suffix)
-    return Path(output)
-
-
-def _expand(name: str, search: Callable[[Path], list[Path]]) -> list[tuple[Path | None, Path]]:
-    """The files that an argument names, each with where it belongs below an output folder."""
-    path = Path(name)
-    if name == _STANDARD:
-        return [(None, Path("standard_input"))]
-    if path.is_dir():
-        return [(file, file.relative_to(path)) for file in search(path)]
-    if path.exists():
-        return [(path, Path(path.name))]
-    if matches := sorted(glob.glob(name, recursive=True)):  # noqa: PTH207, Path.glob refuses absolute patterns
-        return [item for match in matches for item in _expand(match, search)]
-    raise FileError(f"There is no file {name}; name files, folders, quoted patterns, or - for standard input.")
-
-
 def _pictures(folder: Path) -> list[Path]:
     from vitrail.data.images import list_images
 
@@ -286,15 +220,31 @@ def _pictures(folder: Path) -> list[Path]:
 
 
 def _compressed(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob(f"*{SUFFIX}") if path.is_file())
+    found = (path for path in folder.rglob("*") if path.suffix in (SUFFIX, TEXT_SUFFIX) and path.is_file())
+    return sorted(path for path in found if path.suffix == SUFFIX or _holds_text(path))
+
+
+def _holds_text(path: Path) -> bool:
+    """Whether a text file is a compressed picture rather than anything else."""
+    from vitrail.compress.text import is_text
+
+    try:
+        with path.open("rb") as file:
+            return is_text(_as_utf8(file.read(_LARGEST_FILE)))
+    except OSError:
+        return False
 
 
 def _run(
-    errands: Sequence[Errand], work: Callable[["Codec", Errand], Outcome], arguments: argparse.Namespace, verb: str
+    errands: Sequence[Errand], work: "Compression | Decompression", arguments: argparse.Namespace, verb: str
 ) -> int:
+    jobs = min(arguments.jobs, len(errands))
+    codec = _load(arguments.model, arguments.device if jobs == 1 else "cpu")
+    work.check(codec)  # what is wrong with the model and the options is said once
+    take_codec = partial(_load, arguments.model, arguments.device) if jobs > 1 else lambda: codec
     statuses = []
-    with _outcomes(errands, work, arguments) as outcomes, progress() as bar:
-        for outcome in bar.track(outcomes, total=len(errands), description=verb):
+    with outcomes(errands, work, take_codec, jobs) as results, progress() as bar:
+        for outcome in bar.track(results, total=len(errands), description=verb):
             for note in outcome.notes:
                 print(f"vitrail: {note}", file=sys.stderr)
             if outcome.data is not None:
@@ -308,48 +258,6 @@ def _run(
     return failed[0] if len(set(failed)) == 1 else min(len(failed), 1)
 
 
-@contextmanager
-def _outcomes(
-    errands: Sequence[Errand], work: Callable[["Codec", Errand], Outcome], arguments: argparse.Namespace
-) -> Iterator[Iterator[Outcome]]:
-    """The outcomes in the order of the errands, from this process or from several."""
-    jobs = min(arguments.jobs, len(errands))
-    if jobs == 1:
-        codec = _load(arguments.model, arguments.device)
-        yield (_attempt(codec, work, errand) for errand in errands)
-        return
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    _load(arguments.model, "cpu")  # what is wrong with the model is said once
-    start = partial(_start_worker, arguments.model, arguments.device, threads)
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=start) as pool:
-        yield pool.map(partial(_attempt_in_worker, work), errands)
-
-
-_worker_codec: "Codec | None" = None
-
-
-def _start_worker(model: str | None, device_name: str, threads: int) -> None:
-    import torch
-
-    global _worker_codec
-    torch.set_num_threads(threads)
-    _worker_codec = _load(model, device_name)
-
-
-def _attempt_in_worker(work: Callable[["Codec", Errand], Outcome], errand: Errand) -> Outcome:
-    assert _worker_codec is not None
-    return _attempt(_worker_codec, work, errand)
-
-
-def _attempt(codec: "Codec", work: Callable[["Codec", Errand], Outcome], errand: Errand) -> Outcome:
-    """An errand's outcome; what is wrong with one file does not keep the others."""
-    try:
-        return work(codec, errand)
-    except VitrailError as error:
-        said = str(error)
-        return Outcome(notes=(said if errand.name in said else f"{errand.name}: {said}",), status=error.exit_code)
-
-
 def _load(model: str | None, device_name: str) -> "Codec":
     from vitrail.compress import Codec
 
@@ -358,13 +266,13 @@ def _load(model: str | None, device_name: str) -> "Codec":
 
 def _inspect(arguments: argparse.Namespace) -> int:
     codec = _load(arguments.model, "cpu")
-    found = [item for name in arguments.inputs for item in _expand(name, _compressed)]
+    found = [item for name in arguments.inputs for item in expand(name, _compressed)]
     if not found:
         raise FileError(f"There is no {SUFFIX} file in {', '.join(arguments.inputs)}; name one.")
     work = partial(_look, as_json=arguments.json)
     statuses = []
     for source, _ in found:
-        outcome = _attempt(codec, work, Errand(source, None))
+        outcome = attempt(codec, work, Errand(source, None))
         for note in outcome.notes:
             print(f"vitrail: {note}", file=sys.stderr)
         if outcome.said:

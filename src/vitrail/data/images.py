@@ -92,13 +92,14 @@ def read_picture(
         upright = _upright(image)
         if upright.has_transparency_data and _transparent(upright):
             notes.append("its transparent parts were laid over the colour #{:02x}{:02x}{:02x}".format(*background))
-        if profile := upright.info.get("icc_profile"):
+        if upright.mode == "I" or upright.mode.startswith("I;16"):
+            notes.append("its 16 bits a pixel became 8")
+        profile = upright.info.get("icc_profile")
+        if profile and upright.mode != "LAB":  # which is absolute
             converted = _to_srgb(upright, profile)
             if converted is None:
                 notes.append("its colour profile cannot be used and was left out")
             upright = converted or upright
-        if upright.mode == "I" or upright.mode.startswith("I;16"):
-            notes.append("its 16 bits a pixel became 8")
         return Picture(_to_rgb(upright, background), tuple(notes))
 
 
@@ -131,12 +132,9 @@ def _transparent(image: Image.Image) -> bool:
 
 def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image | None:
     """The picture in sRGB, its transparency kept; None: the profile is damaged, or of another kind of picture."""
-    alpha = None
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        alpha = image.getchannel("A")
-    if image.mode in ("P", "RGBA"):
-        image = image.convert("RGB")
+    alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+    if image.mode not in ("L", "RGB", "CMYK") and not image.mode.startswith("I"):
+        image = image.convert("L" if image.mode in ("1", "LA", "La") else "RGB")
     try:
         source = ImageCms.ImageCmsProfile(BytesIO(profile))
         converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
