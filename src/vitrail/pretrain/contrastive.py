@@ -1,10 +1,11 @@
 """InfoNCE between two descriptions of the same images (Equation 4.2)."""
 
+from typing import Any
+
 import torch
 import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributed.nn.functional import all_gather
 
 
 def info_nce(first: Tensor, second: Tensor, temperature: float = 0.2, gather: bool = True) -> Tensor:
@@ -24,9 +25,30 @@ def info_nce(first: Tensor, second: Tensor, temperature: float = 0.2, gather: bo
     first, second = F.normalize(first.float(), dim=1), F.normalize(second.float(), dim=1)
     all_first, all_second, begin = first, second, 0
     if gather and torch.distributed.is_available() and torch.distributed.is_initialized():
-        all_first, all_second = (torch.cat(all_gather(part.contiguous())) for part in (first, second))
+        all_first, all_second = (_Gather.apply(part) for part in (first, second))
         begin = torch.distributed.get_rank() * len(first)
     own = torch.arange(begin, begin + len(first), device=first.device)
     forth = F.cross_entropy(first @ all_second.mT / temperature, own)
     back = F.cross_entropy(second @ all_first.mT / temperature, own)
     return (forth + back) / 2
+
+
+class _Gather(torch.autograd.Function):
+    """[B, d] of every process -> [processes * B, d], of which each process gets the gradient of all.
+
+    PyTorch's own differentiable gather has another name in each of the versions that we support.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor) -> Tensor:
+        ctx.rows = len(own)
+        parts = [torch.empty_like(own) for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather(parts, own.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        torch.distributed.all_reduce(total)
+        begin = torch.distributed.get_rank() * ctx.rows
+        return total[begin : begin + ctx.rows]
