@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from vitrail.engine.curves import Curves, read_curves
+from vitrail.engine.curves import Curves, read_curves, turning_point
 from vitrail.errors import FileError
 
 
@@ -50,3 +50,11 @@ def test_damaged_curves_are_named(tmp_path: Path, damage):
         read_curves(tmp_path)
     with pytest.raises(FileError, match="are damaged"):
         Curves(tmp_path, 1)
+
+
+def test_the_turning_point_is_told_once():
+    losses = [5.0, 4.0, 4.1, 3.0, 3.1, 3.2, 3.3, 3.4, 2.0, 2.1, 2.2, 2.3]
+    curve = [(10 * number, loss) for number, loss in enumerate(losses)]
+    found = [turning_point(curve[:end]) for end in range(len(curve) + 1)]
+    assert found == [None] * 7 + [30] + [None] * 5  # when it has risen three times, since step 30; not again
+    assert turning_point(curve[:6], rises=2) == 30

@@ -87,7 +87,7 @@ def test_the_grid_of_an_odd_picture_is_rounded_up():
 def test_impossible_masks_are_refused():
     with pytest.raises(VitrailError, match="swap least and most"):
         Masks(least=20, most=10)
-    with pytest.raises(VitrailError, match="Masks.ratio is 1"):
+    with pytest.raises(VitrailError, match=r"Masks.ratio is 1"):
         Masks(ratio=1)
     with pytest.raises(VitrailError, match="one patch cannot be masked"):
         Masks().draw((1, 1))

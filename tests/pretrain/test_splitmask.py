@@ -173,6 +173,7 @@ def test_half_precision_is_float32_to_rounding(task):
     torch.testing.assert_close(rounded, exact, rtol=0.01, atol=0)
 
 
+@torch.no_grad()
 def test_deep_layers_start_small(tiny):
     task = tiny("splitmask", backbone={"width": 64, "depth": 4}).build_task()
     for number, block in enumerate(task.backbone.blocks, 1):

@@ -144,7 +144,7 @@ def test_only_so_many_patches_and_images_are_read(images):
 
 def test_too_few_patches_are_named(images):
     for kind in ("random_patches", "k_means"):
-        with pytest.raises(VitrailError, match="too few for 100 words; lower tokenizer.words"):
+        with pytest.raises(VitrailError, match=r"too few for 100 words; lower tokenizer.words"):
             fitted(images, kind=kind, words=100)
 
 
@@ -190,7 +190,7 @@ def test_a_program_that_does_not_fit_is_named(images, program, tmp_path):
     with pytest.raises(FileError, match=r"gives torch.float32 \[2, 3, 2, 3\], not words \[2, 2, 3\]"):
         TokenizerConfig(kind="program", words=3, program=path).build(16)(torch.randn(2, 3, 32, 48))
     (tmp_path / "broken.pt2").write_bytes(b"PK nothing")
-    with pytest.raises(FileError, match="is no readable torch.export file"):
+    with pytest.raises(FileError, match=r"is no readable torch.export file"):
         TokenizerConfig(kind="program", program=tmp_path / "broken.pt2").build(16)(torch.randn(1, 3, 32, 48))
     with pytest.raises(VitrailError, match=r"needs tokenizer.program"):
         TokenizerConfig(kind="program")

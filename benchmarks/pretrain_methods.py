@@ -1,0 +1,206 @@
+"""Does pre-training on the target's own images help? Methods, tokenizers, ablation and length, each over several seeds.
+
+    python benchmarks/pretrain_methods.py --parts methods --data grocery/train --validation grocery/test
+    python benchmarks/pretrain_methods.py --parts tokenizers ablation --data flowers17/train --validation flowers17/test
+    python benchmarks/pretrain_methods.py --parts epochs --epochs 50 200 800 --data ...
+
+methods     random initialisation, SplitMask, BEiT, DINO (Tables 4.1 and 4.6)
+tokenizers  SplitMask with random projection, random patches, k-means (Table 4.2)
+ablation    BEiT, and SplitMask with its losses switched off one by one, with times relative to BEiT's (Table 4.8)
+epochs      SplitMask for several numbers of epochs, those of --epochs (Figures 4.3 and 4.6)
+
+Every row is pre-trained on the training images without their labels, once a seed, and fine-tuned on them with labels,
+all rows alike. Finished runs are not run again. Writes a CSV file and a table in Markdown for each part.
+"""
+
+import argparse
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from vitrail.compress.evaluation_report import markdown_table, write_rows
+from vitrail.data.datasets import ImageData
+from vitrail.data.loader import LoaderConfig
+from vitrail.engine.checkpoint import load
+from vitrail.engine.curves import read_curves
+from vitrail.engine.experiment import Experiment
+from vitrail.files import write_text
+from vitrail.recipes import load_recipe, train
+
+HEADER = ["pre-training", "epochs", "fine-tuned top-1 (%)", "deviation", "k-NN (%)", "images/s", "step times BEiT's"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: a method, or none, with fields that differ from its recipe's."""
+
+    name: str
+    method: str | None
+    epochs: float
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+def rows_of(part: str, arguments: argparse.Namespace) -> list[Row]:
+    epochs = arguments.epochs[-1]
+    if part == "methods":
+        learned = [Row(name, name.lower(), epochs) for name in ("SplitMask", "BEiT", "DINO")]
+        return [Row("none", None, 0), *learned]
+    if part == "tokenizers":
+        kinds = ("random_projection", "random_patches", "k_means")
+        return [Row(f"SplitMask, {kind}", "splitmask", epochs, {"tokenizer.kind": kind}) for kind in kinds]
+    if part == "ablation":
+        return [
+            Row("BEiT", "beit", epochs),
+            Row("split, inpaint", "splitmask", epochs, {"match": False}),
+            Row("split, match", "splitmask", epochs, {"inpaint": False}),
+            Row("split, inpaint, match", "splitmask", epochs),
+        ]
+    return [Row("none", None, 0), *(Row("SplitMask", "splitmask", number) for number in arguments.epochs)]
+
+
+def sized(experiment: Any, arguments: argparse.Namespace, epochs: float, batch_size: int, seed: int) -> Any:
+    network = replace(
+        experiment.backbone,
+        width=arguments.width,
+        depth=arguments.depth,
+        heads=arguments.heads,
+        patch_size=arguments.patch_size,
+        image_size=arguments.size,
+    )
+    loop = replace(
+        experiment.loop,
+        epochs=epochs,
+        batch_size=batch_size,
+        seed=seed,
+        precision=arguments.precision,
+        evaluate_every=max(1.0, epochs / 10),
+        monitor=None,
+    )
+    return replace(
+        experiment,
+        data=ImageData(
+            arguments.data,
+            arguments.list,
+            arguments.label_column,
+            classes=arguments.classes,
+            class_column=arguments.class_column,
+        ),
+        validation=arguments.validation,
+        backbone=network,
+        eval_transform=replace(experiment.eval_transform, size=arguments.size),
+        loop=loop,
+        loader=LoaderConfig(workers=arguments.workers),
+    )
+
+
+def pretraining(row: Row, arguments: argparse.Namespace, seed: int) -> Experiment:
+    experiment: Any = sized(load_recipe(f"{row.method}_mini"), arguments, row.epochs, arguments.batch_size, seed)
+    if row.method == "dino":
+        crops = experiment.crops
+        large = {name: replace(getattr(crops, name), size=arguments.size) for name in ("first", "second")}
+        return replace(experiment, crops=replace(crops, **large, small=replace(crops.small, size=arguments.size // 2)))
+    switches = {name: value for name, value in row.fields.items() if "." not in name}
+    tokenizer = replace(
+        experiment.tokenizer,
+        words=arguments.words,
+        **{name.partition(".")[2]: value for name, value in row.fields.items() if "." in name},
+    )
+    return replace(experiment, view=replace(experiment.view, size=arguments.size), tokenizer=tokenizer, **switches)
+
+
+def fine_tuning(weights: Path | None, arguments: argparse.Namespace, seed: int) -> Experiment:
+    experiment: Any = sized(
+        load_recipe("pretrain_finetune_mini"), arguments, arguments.tuning_epochs, arguments.tuning_batch_size, seed
+    )
+    optimizer = experiment.optimizer
+    if weights is None:  # nothing in the early layers is worth keeping
+        optimizer = replace(optimizer, layer_decay=None)
+    return replace(
+        experiment,
+        weights=weights and str(weights),
+        optimizer=optimizer,
+        train_transform=replace(experiment.train_transform, size=arguments.size),
+    )
+
+
+def finished(experiment: Experiment, folder: Path) -> dict[str, float]:
+    """The figures of a run at its end, and images a second where it ran now."""
+    last = folder / "checkpoints" / "last.safetensors"
+    result = train(experiment, folder, resume=last.exists())
+    speed = {"images_per_second": result.images_per_second} if result.images_per_second else {}
+    if speed:
+        write_text(folder / "speed.txt", str(result.images_per_second))
+    elif (folder / "speed.txt").exists():
+        speed = {"images_per_second": float((folder / "speed.txt").read_text())}
+    return load(last).header.metrics | speed
+
+
+def table(part: str, arguments: argparse.Namespace) -> list[Sequence[str]]:
+    measured = []
+    for row in rows_of(part, arguments):
+        accuracies, neighbours, speeds = [], [], []
+        for seed in range(arguments.seeds):
+            name = f"{row.name}_{row.epochs:g}_{seed}".replace(", ", "_").replace(" ", "_").lower()
+            weights = None
+            if row.method is not None:
+                weights = arguments.output / "runs" / name
+                metrics = finished(pretraining(row, arguments, seed), weights)
+                neighbours.append(metrics.get("knn", float("nan")))
+                speeds.append(metrics.get("images_per_second", float("nan")))
+            folder = arguments.output / "runs" / f"{name}_tuned"
+            finished(fine_tuning(weights, arguments, seed), folder)
+            accuracies.append(read_curves(folder)["validation/top1"][-1][1])
+        measured.append((row, accuracies, neighbours, speeds))
+    beit = next((statistics.mean(speeds) for row, _, _, speeds in measured if row.method == "beit"), None)
+    return [
+        (
+            row.name,
+            f"{row.epochs:g}",
+            f"{100 * statistics.mean(accuracies):.1f}",
+            f"{100 * statistics.stdev(accuracies):.1f}" if len(accuracies) > 1 else "",
+            f"{100 * statistics.mean(neighbours):.1f}" if neighbours else "",
+            f"{statistics.mean(speeds):.4g}" if speeds else "",
+            f"{beit / statistics.mean(speeds):.2f}" if beit and speeds else "",
+        )
+        for row, accuracies, neighbours, speeds in measured
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--parts", nargs="+", choices=("methods", "tokenizers", "ablation", "epochs"), default=["methods"]
+    )
+    parser.add_argument("--data", type=Path, required=True, help="labelled training images: class folders, or --list")
+    parser.add_argument("--validation", type=Path, required=True, help="test images: class folders, or a list")
+    parser.add_argument("--list", type=Path, help="a list of paths relative to --data, with labels")
+    parser.add_argument("--label-column", type=int, default=1)
+    parser.add_argument("--classes", type=Path, help="names of the classes")
+    parser.add_argument("--class-column", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=Path("pretrain_methods"))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=float, nargs="+", default=[200], help="of pre-training; the last one counts")
+    parser.add_argument("--tuning-epochs", type=float, default=50)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--tuning-batch-size", type=int, default=32)
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--width", type=int, default=192)
+    parser.add_argument("--depth", type=int, default=6)
+    parser.add_argument("--heads", type=int, default=3)
+    parser.add_argument("--patch-size", type=int, default=8)
+    parser.add_argument("--words", type=int, default=1024)
+    parser.add_argument("--precision", default="bf16-mixed")
+    parser.add_argument("--workers", type=int, default=2)
+    arguments = parser.parse_args()
+    for part in arguments.parts:
+        rows = table(part, arguments)
+        write_rows(arguments.output / f"{part}.csv", HEADER, rows)
+        text = markdown_table(HEADER, rows)
+        write_text(arguments.output / f"{part}.md", text)
+        print(f"{part}\n\n{text}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,208 @@
+"""Steps of SplitMask, BEiT and DINO: images a second, memory, what is spent on data and on words; and their peers.
+
+    python benchmarks/pretrain_speed.py --model vit_small_patch16_224 --batch 64 --data photos --output speed
+
+The peers are BEiT and MAE written here around timm's ViT of the same size, as their papers describe them, without
+augmentation, on the same pictures. A step is forward, backward and AdamW. Waiting is the share of a training's time,
+data loading in this many workers and the step together, that the step does not need.
+"""
+
+import argparse
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import default_collate
+
+from vitrail.compress.evaluation_report import markdown_table, write_rows
+from vitrail.data.datasets import ImageData
+from vitrail.data.loader import LoaderConfig, training_batches
+from vitrail.files import write_text
+from vitrail.pretrain.dino import Crops
+from vitrail.pretrain.pretraining import MaskedTask, Pretraining
+from vitrail.recipes import load_recipe
+
+HEADER = ["method", "images/s", "ms a step", "times BEiT's", "memory (MB)", "tokenizer (%)", "waiting (%)"]
+
+
+class TimmBEiT(nn.Module):
+    """BEiT around timm's ViT: mask tokens, words by the cosine with random directions."""
+
+    def __init__(self, model: str, size: int, words: int) -> None:
+        super().__init__()
+        self.vit = timm.create_model(model, num_classes=0, img_size=size)
+        self.token = nn.Parameter(torch.zeros(1, 1, self.vit.embed_dim))
+        self.head = nn.Linear(self.vit.embed_dim, words)
+        self.side = self.vit.patch_embed.patch_size[0]
+        self.register_buffer("words", F.normalize(torch.rand(words, 192) * 2 - 1, dim=1))
+
+    def forward(self, batch: Any) -> Tensor:
+        mask = batch.mask.flatten(1)
+        tokens = self.vit.patch_embed(batch.image)
+        tokens = self.vit._pos_embed(torch.where(mask[:, :, None], self.token.to(tokens.dtype), tokens))
+        tokens = self.vit.norm(self.vit.blocks(tokens))[:, self.vit.num_prefix_tokens :]
+        small = F.interpolate(batch.image, scale_factor=8 / self.side, mode="area")
+        with torch.no_grad():
+            truth = (F.unfold(small, 8, stride=8).mT[mask] @ self.words.mT).argmax(dim=1)
+        return F.cross_entropy(self.head(tokens[mask]).float(), truth)
+
+
+class TimmMAE(nn.Module):
+    """MAE around timm's ViT: a quarter of the patches is encoded, eight blocks of 512 channels paint the rest."""
+
+    def __init__(self, model: str, size: int) -> None:
+        super().__init__()
+        self.vit = timm.create_model(model, num_classes=0, img_size=size)
+        self.side = self.vit.patch_embed.patch_size[0]
+        self.enter = nn.Linear(self.vit.embed_dim, 512)
+        self.token = nn.Parameter(torch.zeros(512))
+        self.positions = nn.Parameter(torch.randn(1, self.vit.patch_embed.num_patches, 512) * 0.02)
+        self.decoder = nn.Sequential(*(timm.models.vision_transformer.Block(512, 16, qkv_bias=True) for _ in range(8)))
+        self.head = nn.Linear(512, 3 * self.side**2)
+
+    def forward(self, batch: Any) -> Tensor:
+        tokens = self.vit.patch_embed(batch.image)
+        tokens = tokens + self.vit.pos_embed[:, self.vit.num_prefix_tokens :]
+        number, patches, _ = tokens.shape
+        order = torch.rand(number, patches, device=tokens.device).argsort(dim=1)
+        seen = order[:, : patches // 4, None]
+        tokens = self.enter(self.vit.norm(self.vit.blocks(tokens.gather(1, seen.expand(-1, -1, tokens.shape[2])))))
+        painted = self.token.to(tokens.dtype).expand(number, patches, -1).scatter(1, seen.expand(-1, -1, 512), tokens)
+        painted = self.head(self.decoder(painted + self.positions))
+        truth = F.unfold(batch.image, self.side, stride=self.side).mT
+        hidden = torch.ones(number, patches, device=tokens.device).scatter(1, seen[:, :, 0], 0)
+        return ((painted - truth).square().mean(dim=2) * hidden).sum() / hidden.sum()
+
+
+def experiment_of(method: str, arguments: argparse.Namespace) -> Pretraining:
+    recipe: Any = load_recipe(f"{method}_imagenet", arguments.model)
+    fields: dict[str, Any] = {"data": ImageData(arguments.data, labelled=False)}
+    fields["backbone"] = replace(recipe.backbone, image_size=arguments.size)
+    if method == "dino":
+        crops: Crops = recipe.crops
+        small = replace(crops.small, size=max(recipe.backbone.patch_size, arguments.size * 96 // 224))
+        large = {name: replace(getattr(crops, name), size=arguments.size) for name in ("first", "second")}
+        fields["crops"] = replace(crops, **large, small=small)
+        fields["outputs"] = arguments.words
+    else:
+        fields["view"] = replace(recipe.view, size=arguments.size)
+        fields["tokenizer"] = replace(recipe.tokenizer, words=arguments.words)
+    return replace(recipe, **fields)
+
+
+def seconds(work: Callable[[], Any], rounds: int, device: torch.device) -> float:
+    """The median time of `work` after one round that does not count."""
+    times = []
+    for _ in range(rounds + 1):
+        begun = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - begun)
+    return statistics.median(times[1:])
+
+
+def measure(
+    name: str, module: nn.Module, loss: Callable[[Any], Tensor], batch: Any, arguments: argparse.Namespace
+) -> dict:
+    device, precision = torch.device(arguments.device), arguments.precision == "bf16"
+    module.to(device).train()
+    batch = type(batch)(*(part.to(device) for part in batch))
+    optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], 1e-4)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+
+    def step() -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision):
+            value = loss(batch)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+
+    taken = seconds(step, arguments.rounds, device)
+    on_card = device.type == "cuda"
+    peak = torch.cuda.max_memory_allocated() if on_card else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    words = None
+    if isinstance(module, MaskedTask):
+        words = seconds(lambda: module.tokenizer(batch.image), arguments.rounds, device) / taken
+    return {"method": name, "seconds": taken, "memory": peak / 2**20, "words": words, "waiting": None, "step": step}
+
+
+def waiting(step: Callable[[], None], taken: float, experiment: Pretraining, arguments: argparse.Namespace) -> float:
+    """The share of time that a training with workers takes beyond its steps."""
+    steps = arguments.rounds + 2
+    loader = LoaderConfig(workers=arguments.workers)
+    batches = training_batches(experiment.train_dataset(), batch_size=arguments.batch, steps=steps, loader=loader)
+    next(batches), next(batches)  # the workers have begun
+    begun = time.perf_counter()
+    for _ in batches:
+        step()
+    whole = time.perf_counter() - begun
+    return max(0.0, 1 - arguments.rounds * taken / whole)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="a folder of images")
+    parser.add_argument("--output", type=Path, default=Path("pretrain_speed"))
+    parser.add_argument("--model", default="vit_small_patch16_224", help="a ViT, under timm's name")
+    parser.add_argument("--methods", nargs="+", default=["beit", "splitmask", "dino", "timm_beit", "timm_mae"])
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--words", type=int, default=8192, help="of the tokenizer; DINO's outputs")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+
+    results = []
+    for method in arguments.methods:
+        torch.manual_seed(0)
+        experiment = experiment_of("beit" if method.startswith("timm") else method, arguments)
+        dataset = experiment.train_dataset()
+        batch = default_collate([dataset[number % len(dataset)] for number in range(arguments.batch)])
+        module: nn.Module
+        if method == "timm_beit":
+            module = TimmBEiT(arguments.model, arguments.size, arguments.words)
+            result = measure(method, module, module, batch, arguments)
+        elif method == "timm_mae":
+            module = TimmMAE(arguments.model, arguments.size)
+            result = measure(method, module, module, batch, arguments)
+        else:
+            module = experiment.build_task()
+            result = measure(method, module, lambda b, task=module: task(b, "train")["loss"], batch, arguments)
+            result["waiting"] = waiting(result["step"], result["seconds"], experiment, arguments)
+        results.append(result)
+
+    beit = next((result["seconds"] for result in results if result["method"] == "beit"), None)
+    rows = [
+        (
+            result["method"],
+            f"{arguments.batch / result['seconds']:.4g}",
+            f"{1000 * result['seconds']:.4g}",
+            "" if beit is None else f"{result['seconds'] / beit:.3f}",
+            f"{result['memory']:.0f}",
+            "" if result["words"] is None else f"{100 * result['words']:.1f}",
+            "" if result["waiting"] is None else f"{100 * result['waiting']:.1f}",
+        )
+        for result in results
+    ]
+    write_rows(arguments.output / "speed.csv", HEADER, rows)
+    text = markdown_table(HEADER, rows)
+    write_text(arguments.output / "speed.md", text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
