@@ -8,10 +8,13 @@ import torch
 from vitrail.engine.checkpoint import load, open_task
 from vitrail.engine.curves import read_curves
 from vitrail.engine.loop import fit
+from vitrail.pretrain.dino import Views
+from vitrail.pretrain.masks import MaskedImage
 from vitrail.recipes import load_recipe, train
 from vitrail.weights.backbones import open_backbone
 
 METHODS = ("splitmask", "beit", "dino")
+GOLDEN = {"splitmask": 4.580006, "beit": 2.999376, "dino": 3.306134}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -121,3 +124,22 @@ def test_a_classifier_starts_from_it_at_another_size(tiny, tmp_path, method):
     phase = tuned.prepared().build_task().phases()["train"]
     scales = sorted({group["lr_scale"] for group in phase.optimizer.param_groups})
     assert scales == pytest.approx([0.75**3, 0.75**2, 0.75, 1.0])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_losses_of_a_run_stay_what_they_are(tiny, method):
+    """Golden values, from weights, pictures and masks that depend on no generator of torch."""
+    task = tiny(method).build_task()
+    with torch.no_grad():
+        for number, (_, value) in enumerate(sorted(task.state_dict().items())):
+            if value.ndim and value.numel():
+                angles = torch.arange(value.numel(), dtype=torch.float64) * 0.7 + number
+                value.copy_((0.3 * torch.sin(angles)).view_as(value).to(value.dtype))
+        images = torch.sin(torch.arange(4 * 2 * 3 * 32 * 32, dtype=torch.float64) ** 1.5).float().view(4, 2, 3, 32, 32)
+        if method == "dino":
+            batch = Views(images, images[..., :16, :16])
+        else:
+            masks = (torch.arange(16).view(4, 4) * 7 % 16 < 8).expand(4, -1, -1)
+            batch = MaskedImage(images[:, 0], masks)
+        loss = float(task.eval()(batch, "train")["loss"])
+    assert loss == pytest.approx(GOLDEN[method], rel=1e-4)

@@ -1,5 +1,6 @@
 """Visual words: a picture's patches as numbers (Section 4.3.3)."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -196,7 +197,9 @@ def _load_program(path: Path, device: torch.device) -> Callable[[Tensor], Tensor
     from torch.export.passes import move_to_device_pass
 
     try:
-        return move_to_device_pass(torch.export.load(path), device).module()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given buffer is not writable")  # torch reads its own file so
+            return move_to_device_pass(torch.export.load(path), device).module()
     except Exception:  # what damaged files raise is of many types
         raise FileError(
             f"{path} is no readable torch.export file; write one with `vitrail pretrain tokenizer`."
