@@ -1,5 +1,6 @@
 """Shapes, exactness and sizes of the autoencoder."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -109,3 +110,69 @@ def test_weight_decay_spares_centroids_and_temperatures(tiny_autoencoder):
         "encoder.blocks.0.attention.temperature",
         "decoder.trunk.blocks.0.attention.temperature",
     }
+
+
+def with_random_statistics(model):
+    """Nothing at its initial value, where zeros and ones would hide errors."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, tensor in model.named_buffers():
+            if name.endswith(("running_mean", "running_var")):
+                tensor.uniform_(0.5, 1.5, generator=generator)
+        for name, tensor in model.named_parameters():
+            if tensor.ndim == 1 and "temperature" not in name:
+                tensor.add_(0.3 * torch.randn(tensor.shape, generator=generator))
+    return model
+
+
+@pytest.mark.parametrize("factor", [8, 16])
+@pytest.mark.parametrize("grid", [(1, 1), (1, 7), (5, 3), (33, 30)], ids=str)
+@pytest.mark.parametrize("shortcut", [False, True])
+def test_inference_computes_the_same(tiny_autoencoder, factor, grid, shortcut):
+    model = with_random_statistics(build(tiny_autoencoder, factor=factor, shortcut=shortcut)).double()
+    fast = model.optimize_for_inference()
+    single = copy.deepcopy(model).float().optimize_for_inference()
+    images = torch.rand(2, 3, factor * grid[0], factor * grid[1], dtype=torch.float64)
+    indices = model.encode(images)
+    assert torch.equal(fast.encode(images), indices)
+    for given in (1, 3):
+        made = fast.decode(indices[..., :given])
+        torch.testing.assert_close(made, model.decode(indices[..., :given]), rtol=0, atol=1e-12)
+        torch.testing.assert_close(single.decode(indices[..., :given]).double(), made, rtol=0, atol=1e-5)
+    assert (fast.factor, fast.parts, fast.centroids) == (factor, 3, 16)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 8, 17, 100])
+@pytest.mark.parametrize("grid", [(1, 2), (5, 3), (9, 4)], ids=str)
+def test_bands_of_any_height_make_the_whole_picture(tiny_autoencoder, rows, grid):
+    model = with_random_statistics(build(tiny_autoencoder))
+    tokens = torch.randn(2, *grid, 16)
+    with torch.no_grad():
+        whole = model.decoder.upsampling(tokens.permute(0, 3, 1, 2))
+        upsampling = model.optimize_for_inference().upsampling
+        torch.testing.assert_close(upsampling(tokens, rows), whole, rtol=0, atol=1e-5)
+        torch.testing.assert_close(upsampling(tokens), whole, rtol=0, atol=1e-5)
+
+
+def test_inference_refuses_the_same(tiny_autoencoder):
+    with pytest.raises(VitrailError, match="pad its sides to multiples of 8"):
+        build(tiny_autoencoder).optimize_for_inference().encode(torch.zeros(1, 3, 32, 20))
+
+
+def test_the_shortcuts_are_linear_maps_of_each_square(tiny_autoencoder):
+    """What they add, in plain loops over squares."""
+    model = build(tiny_autoencoder, shortcut=True).double()
+    images = torch.rand(1, 3, 16, 24, dtype=torch.float64)
+    shortcut, back = model.shortcut, model.decoder.shortcut
+    tokens = model._tokens(images)
+    model.shortcut = None
+    added = tokens - model._tokens(images)
+    expanded = torch.randn(1, 2, 3, 16, dtype=torch.float64)
+    shown = torch.nn.functional.pixel_shuffle(back(expanded).permute(0, 3, 1, 2), 8)
+    for row in range(2):
+        for column in range(3):
+            square = 2 * images[0, :, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8] - 1
+            expected = (shortcut.weight * square).sum(dim=(1, 2, 3)) + shortcut.bias
+            torch.testing.assert_close(added[0, row, column], expected)
+            expected = (back.weight @ expanded[0, row, column] + back.bias).view(3, 8, 8)
+            torch.testing.assert_close(shown[0, :, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8], expected)

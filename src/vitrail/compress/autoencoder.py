@@ -1,6 +1,7 @@
 """PQ-VAE: images to a grid of product-quantized indices, and back (Section 5.3.1)."""
 
 import copy
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, NamedTuple, cast
@@ -16,6 +17,7 @@ from vitrail.layers.patches import ConvolutionalPatches
 from vitrail.layers.product_quantizer import ProductQuantizer, keep_parts
 
 _PIXELS_AT_ONCE = 2**17  # of the picture that leaves the decoder
+_TOKEN_ROWS = 32  # that the linear map to pixels takes at once
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class AutoencoderConfig:
     """Dimensions of a sub-vector."""
     nested: bool = False
     """Train for every number of sub-vectors from 1 to M at once, by dropping the last ones: one model, M rates."""
+    shortcut: bool = False
+    """Linear maps from pixels to tokens and from tokens to pixels beside the convolutions and blocks; ours."""
     commitment: float = 0.25
     """Weight of the commitment loss within the quantizer's loss."""
     usage_decay: float = 0.99
@@ -79,11 +83,16 @@ class Decoder(nn.Module):
             stages += [convolution, nn.BatchNorm2d(width // 2), nn.GELU()]
             width //= 2
         self.upsampling = nn.Sequential(*stages, nn.ConvTranspose2d(width, 3, 4, stride=2, padding=1))
+        self.shortcut = nn.Linear(config.width, 3 * config.factor**2) if config.shortcut else None
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Quantized vectors [B, h, w, M * D] -> [B, 3, f h, f w], about -1..1."""
-        tokens = self.trunk(self.expand(vectors).permute(0, 3, 1, 2))
-        return self.upsampling(tokens.permute(0, 3, 1, 2))
+        expanded = self.expand(vectors)
+        tokens = self.trunk(expanded.permute(0, 3, 1, 2))
+        if self.shortcut is None:
+            return self.upsampling(tokens.permute(0, 3, 1, 2))
+        tokens = tokens + expanded
+        return self.upsampling(tokens.permute(0, 3, 1, 2)) + _squares(self.shortcut(tokens))
 
 
 class Autoencoder(nn.Module):
@@ -111,10 +120,15 @@ class Autoencoder(nn.Module):
             config.dead_below,
         )
         self.decoder = Decoder(config)
+        self.shortcut: nn.Conv2d | None = None
+        if config.shortcut:
+            self.shortcut = nn.Conv2d(3, config.width, config.factor, stride=config.factor)
 
     def _tokens(self, images: Tensor) -> Tensor:
         _check_sides(images, self.factor)
-        return self.encoder(self.patches(2 * images - 1))
+        centred = 2 * images - 1
+        tokens = self.encoder(self.patches(centred))
+        return tokens if self.shortcut is None else tokens + self.shortcut(centred).permute(0, 2, 3, 1)
 
     def _picture(self, vectors: Tensor) -> Tensor:
         return (self.decoder(vectors.flatten(3)) + 1) / 2
@@ -174,6 +188,7 @@ class InferenceAutoencoder(nn.Module):
         self.expand = autoencoder.decoder.expand
         self.decoder = InferenceTrunk(autoencoder.decoder.trunk)
         self.upsampling = InferenceUpsampling(autoencoder.decoder.upsampling)
+        self.shortcut, self.shortcut_back = autoencoder.shortcut, autoencoder.decoder.shortcut
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
@@ -184,15 +199,26 @@ class InferenceAutoencoder(nn.Module):
         """
         _check_sides(images, self.factor)
         positions = self.encoder.positions(images.shape[2] // self.factor, images.shape[3] // self.factor)
-        tokens = self.patches(images.mul(2).sub_(1), positions)
-        return self.quantizer.nearest(self.quantizer.project(self.encoder(tokens)))
+        centred = images.mul(2).sub_(1)
+        tokens = self.encoder(self.patches(centred, positions))
+        if self.shortcut is not None:
+            tokens = tokens + self.shortcut(centred).permute(0, 2, 3, 1)
+        return self.quantizer.nearest(self.quantizer.project(tokens))
 
     @torch.no_grad()
     def decode(self, indices: Tensor) -> Tensor:
         """Indices [B, h, w, m] of the first m <= M sub-vectors -> images [B, 3, f h, f w] in 0..1."""
         vectors = F.pad(self.quantizer.lookup(indices), (0, 0, 0, self.parts - indices.shape[3]))
-        tokens = self.expand(vectors.flatten(3)).add_(self.decoder.positions(*indices.shape[1:3]))
-        return self.upsampling(self.decoder(tokens)).add_(1).div_(2).clamp_(0, 1)
+        expanded = self.expand(vectors.flatten(3))
+        tokens = self.decoder(expanded + self.decoder.positions(*indices.shape[1:3]))
+        if self.shortcut_back is not None:
+            tokens = tokens + expanded
+        picture = self.upsampling(tokens)
+        if self.shortcut_back is not None:
+            for row in range(0, tokens.shape[1], _TOKEN_ROWS):
+                band = _squares(self.shortcut_back(tokens[:, row : row + _TOKEN_ROWS]))
+                picture[:, :, self.factor * row : self.factor * row + band.shape[2]] += band
+        return picture.add_(1).div_(2).clamp_(0, 1)
 
 
 class InferenceUpsampling(nn.Module):
@@ -260,6 +286,11 @@ def _check_sides(images: Tensor, factor: int) -> None:
             f"A picture of {images.shape[3]} x {images.shape[2]} pixels cannot be cut into squares of {factor}; "
             f"pad its sides to multiples of {factor}."
         )
+
+
+def _squares(values: Tensor) -> Tensor:
+    """What linear maps make of tokens, [B, h, w, 3 f f] -> the squares that they stand for, [B, 3, f h, f w]."""
+    return F.pixel_shuffle(values.permute(0, 3, 1, 2), math.isqrt(values.shape[3] // 3))
 
 
 # Width, blocks, heads: Figure 5.8's sizes, of which the thesis names L6's width; the others are XCiT's (Table 3.2).

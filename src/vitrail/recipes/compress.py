@@ -111,7 +111,7 @@ def compress_photos() -> AutoencoderTraining:
     return AutoencoderTraining(
         data=ImageData(Path("photos")),
         crops=Crops(size=128, scale=(0.08, 0.5)),
-        autoencoder=AutoencoderConfig(width=256, depth=4, heads=8, factor=16, parts=8, nested=True),
+        autoencoder=AutoencoderConfig(width=256, depth=4, heads=8, factor=16, parts=8, nested=True, shortcut=True),
         quantizer_weight=0.005,
         optimizer=OptimizerConfig(
             lr=1.5e-3, lr_batch_size=None, weight_decay=0.02, betas=(0.9, 0.95), warmup_epochs=1, min_lr=2e-5, clip=1.0
