@@ -50,9 +50,10 @@ def run_demo(output: str | Path, model: str | Path | None = None) -> int:
         VitrailError: `output` holds something other than an earlier demo, or there is no such codec.
     """
     began = time.perf_counter()
-    codec, folder = Codec.load(model), Path(output)
+    folder = Path(output)
     scenes = {path.stem: read_image(path) for path in list_images(SCENES)}
     show = _Folder(folder, {f"{name}." for name in scenes} | {"tweet.", "prefix.", "damaged."})
+    codec = Codec.load(model)
     qualities = sorted({1, 2, 4, codec.autoencoder.parts})
     qualities = [quality for quality in qualities if quality <= codec.autoencoder.parts]
 
