@@ -1,13 +1,16 @@
 """Files made under one configuration, decoded under others: the indices are the same, always."""
 
 import copy
+import os
+import pickle
+import subprocess
+import sys
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
 from vitrail.compress import Codec
 from vitrail.compress.frequencies import MARGIN, choose_offset, integer_histogram, levels
@@ -30,29 +33,36 @@ def codec(tiny_autoencoder):
     return Codec(autoencoder, prior, integer_histogram(prior.marginal.numpy()), "real")
 
 
-class InBatch(nn.Module):
+def in_batch(context):
     """The same prior, asked about four grids at once, of which the last is the one in question."""
 
-    def __init__(self, prior):
-        super().__init__()
-        self.prior = prior
-
-    def forward(self, indices, known):
+    def function(indices, known):
         others = torch.roll(indices.repeat(3, 1, 1, 1), 1, dims=2)
-        return self.prior(torch.cat([others, indices]), known.repeat(4, 1, 1))[-1:]
+        return context(torch.cat([others, indices]), known.repeat(4, 1, 1))[-1:]
+
+    return function
 
 
 @contextmanager
 def configuration(codec, threads=1, mkldnn=True, batch=1, compiled=False):
-    before, prior = torch.get_num_threads(), codec.prior
+    before, prior = torch.get_num_threads(), codec.networks.prior
     torch.set_num_threads(threads)
-    codec.prior = InBatch(prior) if batch > 1 else torch.compile(prior) if compiled else prior
+    if batch > 1:
+        prior.context = in_batch(prior.context)
+    if compiled:
+        prior.trunk.compile()
     try:
         with torch.backends.mkldnn.flags(enabled=mkldnn):
             yield
     finally:
-        codec.prior = prior
+        vars(prior).pop("context", None)
+        prior.trunk._compiled_call_impl = None
         torch.set_num_threads(before)
+
+
+def logits_of(codec, indices, known):
+    prior = codec.networks.prior
+    return prior.logits(prior.context(indices, known), indices.shape[3])
 
 
 CONFIGURATIONS = [
@@ -74,7 +84,7 @@ def pictures(count):
 @pytest.mark.parametrize("other", CONFIGURATIONS, ids=str)
 def test_files_decode_under_every_other_configuration(codec, other):
     mismatches = 0
-    for image in pictures(30):
+    for image in pictures(10):
         data = codec.compress(image)
         alone = codec._read(data, None)[1].indices
         with configuration(codec, **other):
@@ -90,11 +100,13 @@ def test_the_margin_is_a_hundred_times_what_differs(codec, other):
     indices = torch.randint(0, 16, (1, 40, 40, 3), generator=generator)
     known = torch.rand((1, 40, 40), generator=generator) < 0.3
     with torch.inference_mode():
-        logits = codec.prior(indices, known)
+        logits = logits_of(codec, indices, known)
         with configuration(codec, **other):
-            others = codec.prior(indices, known)
+            others = logits_of(codec, indices, known)
+        plain = codec.prior(indices, known)
     assert logits.std() > 1
     assert (logits - others).abs().max() < MARGIN / 100
+    assert (logits - plain).abs().max() < MARGIN / 100
     offset = choose_offset(logits.numpy())
     assert (levels(logits.numpy(), offset) == levels(others.numpy(), offset)).all()
 
@@ -105,20 +117,43 @@ def test_float32_would_not_do(codec):
     generator = torch.Generator().manual_seed(1)
     indices = torch.randint(0, 16, (1, 40, 40, 3), generator=generator)
     known = torch.rand((1, 40, 40), generator=generator) < 0.3
-    prior = copy.deepcopy(codec.prior).float()
-    single = prior(indices, known)
+    single = copy.deepcopy(codec.prior).float()(indices, known)
     assert (codec.prior(indices, known) - single).abs().max() > 100 * MARGIN
+
+
+@pytest.mark.parametrize("instructions", ["default", "avx2"])
+def test_files_decode_with_other_instructions(codec, instructions, tmp_path):
+    """In a process of its own, since kernels are chosen when it begins."""
+    torch.save(codec, tmp_path / "codec")
+    files = [codec.compress(image) for image in pictures(20)]
+    (tmp_path / "files").write_bytes(pickle.dumps(files))
+    code = (
+        "import pickle, pathlib, sys, torch; folder = pathlib.Path(sys.argv[1]); torch.set_num_threads(1);"
+        "codec = torch.load(folder / 'codec', weights_only=False);"
+        "read = [codec._read(data, None) for data in pickle.loads((folder / 'files').read_bytes())];"
+        "assert all(report.damage is None for _, _, report in read);"
+        "(folder / 'indices').write_bytes(pickle.dumps([grid.indices for _, grid, _ in read]));"
+        "print(torch.backends.cpu.get_cpu_capability())"
+    )
+    environment = {**os.environ, "ATEN_CPU_CAPABILITY": instructions}
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=120, env=environment
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == instructions.upper()
+    for data, indices in zip(files, pickle.loads((tmp_path / "indices").read_bytes()), strict=True):
+        assert (codec._read(data, None)[1].indices == indices).all()
 
 
 @pytest.mark.gpu
 def test_files_decode_on_a_gpu(codec):
     files = [codec.compress(image) for image in pictures(100)]
     alone = [codec._read(data, None)[1].indices for data in files]
-    codec.prior.cuda()
+    codec.networks.prior.cuda()
     try:
         for data, indices in zip(files, alone, strict=True):
             _, grid, report = codec._read(data, None)
             assert report.damage is None
             assert (grid.indices == indices).all()
     finally:
-        codec.prior.cpu()
+        codec.networks.prior.cpu()

@@ -177,3 +177,20 @@ def test_costs_have_the_shape_of_the_indices(indices):
     logits = torch.randn(3, 4, 6, 2, 5)
     expected = -logits.log_softmax(dim=4).gather(4, indices[..., None])[..., 0]
     torch.testing.assert_close(index_costs(logits, indices), expected)
+
+
+@pytest.mark.parametrize("embedding", ["sum", "concatenation"])
+@pytest.mark.parametrize("grid", [(1, 1), (4, 6), (25, 31)], ids=str)
+def test_inference_computes_the_same(tiny_prior, embedding, grid):
+    model = build(tiny_prior, embedding=embedding).double()
+    fast = model.optimize_for_inference()
+    indices = torch.randint(0, 5, (2, *grid, 2))
+    known = torch.rand(2, *grid) < 0.4
+    for given in (1, 2):
+        context = fast.context(indices[..., :given], known)
+        made = fast.logits(context, given)
+        with torch.no_grad():
+            expected = model(indices[..., :given], known)
+        torch.testing.assert_close(made, expected, rtol=0, atol=1e-11)
+        chosen = context.flatten(0, 2)[::3]
+        torch.testing.assert_close(fast.logits(chosen, given), made.flatten(0, 2)[::3], rtol=0, atol=1e-13)
