@@ -75,7 +75,7 @@ def test_missing_fields_are_named():
         (OptimizerConfig, {"layer_decay": 0.0}, "above 0 and at most 1"),
         (OptimizerConfig, {"clip": 0.0}, "above 0"),
         (LoaderConfig, {"workers": -1}, "at least 0"),
-        (TrainTransform, {"size": 0}, "at least 1"),
+        (TrainTransform, {"size": 0}, "at least 1 and at most 16384"),
         (TrainTransform, {"scale": (0.5, 1.5)}, "above 0 and at most 1"),
         (TrainTransform, {"std": (0.2, 0.0, 0.2)}, "above 0"),
         (TrainTransform, {"flip": 2.0}, "at least 0 and at most 1"),

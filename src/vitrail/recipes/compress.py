@@ -116,7 +116,7 @@ def compress_photos() -> AutoencoderTraining:
         optimizer=OptimizerConfig(
             lr=1.5e-3, lr_batch_size=None, weight_decay=0.02, betas=(0.9, 0.95), warmup_epochs=1, min_lr=2e-5, clip=1.0
         ),
-        loop=Loop(steps=7500, batch_size=32, precision="bf16-mixed", ema=0.998, evaluate_every=4),
+        loop=Loop(steps=7500, batch_size=32, precision="bf16-mixed", evaluate_every=4),
     )
 
 
