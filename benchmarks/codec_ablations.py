@@ -73,6 +73,7 @@ def train(name: str, config: AutoencoderConfig, arguments: argparse.Namespace) -
         crops=crops,
         autoencoder=config,
         prior=PriorConfig(config.width, config.depth, config.heads),
+        quantizer_weight=arguments.quantizer_weight,
         optimizer=optimizer,
         loop=Loop(
             steps=arguments.steps,
@@ -99,7 +100,8 @@ def train(name: str, config: AutoencoderConfig, arguments: argparse.Namespace) -
 
 def base(arguments: argparse.Namespace) -> AutoencoderConfig:
     """What the trained models have in common."""
-    return AutoencoderConfig(arguments.width, arguments.depth, arguments.heads, arguments.factor, usage_decay=0.95)
+    size = (arguments.width, arguments.depth, arguments.heads)
+    return AutoencoderConfig(*size, arguments.factor, shortcut=True, usage_decay=0.95)
 
 
 def product_against_vector(arguments: argparse.Namespace) -> Table:
@@ -119,7 +121,7 @@ def sizes(arguments: argparse.Namespace) -> Table:
     rows: list[Row] = []
     for size in arguments.sizes:
         if size in AUTOENCODERS:
-            config = replace(AUTOENCODERS[size], factor=arguments.factor, usage_decay=0.95)
+            config = replace(AUTOENCODERS[size], factor=arguments.factor, shortcut=True, usage_decay=0.95)
         else:
             width, depth = map(int, size.split("x"))
             config = replace(base(arguments), width=width, depth=depth)
@@ -263,6 +265,7 @@ def main() -> None:
     training.add_argument("--batch-size", type=int, default=16)
     training.add_argument("--crop", type=int, default=128, help="pixels a side")
     training.add_argument("--lr", type=float, default=1e-3)
+    training.add_argument("--quantizer-weight", type=float, default=0.005, help="of its loss; the thesis has 0.5")
     training.add_argument("--seed", type=int, default=0)
     training.add_argument("--width", type=int, default=128)
     training.add_argument("--depth", type=int, default=2, help="of encoder, decoder and prior each")

@@ -1,7 +1,7 @@
 r"""Files made under one configuration, decoded under many others: whether the indices are the same, to the last one.
 
     python benchmarks/codec_exactness.py --output codec_exactness --photos PHOTOS --files 1000
-    python benchmarks/codec_exactness.py --output codec_exactness --codec photos_1 --photos PHOTOS --compiled
+    python benchmarks/codec_exactness.py --output codec_exactness --codec runs/codec --photos PHOTOS --compiled
 
 Each configuration is a fresh process: threads, oneDNN, instruction sets, four grids at once, torch.compile, CUDA where
 there is one. Pictures are random crops of the photos (of noise without them), some qualities and orders of positions.
@@ -29,13 +29,14 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from codec_speed import AUTOENCODER, PRIOR, SMALL_AUTOENCODER, SMALL_PRIOR, machine
+from codec_speed import machine, open_codec
 from PIL import Image
 from torch import Tensor
 
 import vitrail.compress.codec
 from vitrail.compress import Codec, Scheme
 from vitrail.compress.frequencies import MARGIN, choose_offset, code_length, frequencies, levels, margin
+from vitrail.compress.storage import DEFAULT_MODEL
 from vitrail.files import atomic_path, write_text
 
 SIDES = (40, 64, 75, 96)  # of the crops, pixels: few, since a compiled prior is compiled for each grid
@@ -77,20 +78,6 @@ def configurations(compiled: bool) -> list[Configuration]:
     return found
 
 
-def build(source: str | None, small: bool) -> Codec:
-    """The trained codec, or one with random weights whose logits spread as a trained prior's do."""
-    if source is not None:
-        return Codec.load(source)
-    torch.manual_seed(0)
-    configs = (SMALL_AUTOENCODER, SMALL_PRIOR) if small else (AUTOENCODER, PRIOR)
-    autoencoder = configs[0].build()
-    prior = configs[1].build(autoencoder.parts, autoencoder.centroids)
-    with torch.no_grad():
-        prior.heads.weight *= 20
-    counts = np.ones((autoencoder.parts, autoencoder.centroids), dtype=np.int64)
-    return Codec(autoencoder, prior, counts, "random")
-
-
 def pictures(photos: Path | None, count: int) -> list[Image.Image]:
     """Crops of several sizes, the same every time."""
     generator = np.random.default_rng(0)
@@ -130,7 +117,7 @@ def in_batch(context: Callable[[Tensor, Tensor], Tensor], batch: int) -> Callabl
 def encode(folder: Path, arguments: argparse.Namespace) -> None:
     """Writes codec, files, the indices in them, and the smallest margins."""
     torch.set_num_threads(1)
-    codec = build(arguments.codec, arguments.small)
+    codec = open_codec(arguments.codec, arguments.small)
     margins: list[float] = []
 
     def observed(logits: np.ndarray) -> int:
@@ -262,7 +249,7 @@ def report(rows: Sequence[dict[str, object]], encoded: dict[str, float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("codec_exactness"), help="folder for the tables")
-    parser.add_argument("--codec", help="a trained codec, by name or path; by default the shipped one's size, random")
+    parser.add_argument("--codec", default=DEFAULT_MODEL, help="a trained codec, by name or path")
     parser.add_argument("--photos", type=Path, help="a folder of photos to crop; by default noise")
     parser.add_argument("--files", type=int, default=1000)
     parser.add_argument("--compiled", action="store_true", help="torch.compile of the prior too, which takes minutes")

@@ -1,9 +1,8 @@
 r"""Seconds and memory of encoding and decoding against the size of the picture, beside other codecs.
 
-    python benchmarks/codec_speed.py --output codec_speed
-    python benchmarks/codec_speed.py --output codec_speed --codec photos_1 --photo photo.jpg --rounds 5
+    python benchmarks/codec_speed.py --output codec_speed --photo photo.jpg --rounds 5
 
-Ours: the configuration that ships, with random weights, or a trained codec by name or path. Beside it the scale
+Ours: the codec that ships, or another by name or path. Beside it the scale
 hyperprior and its autoregressive extension (`codec_peers.py`: published structures, random weights) and Pillow's
 classical codecs, all on the same picture. Seconds are medians over rounds in which the codecs take turns; of ours and
 the learned peers they are split into network (pixels to latents and back), prior (the probabilities) and coder (from
@@ -40,16 +39,13 @@ from vitrail.compress.autoencoder import AutoencoderConfig
 from vitrail.compress.classical import CLASSICAL
 from vitrail.compress.coder import Decoder, Encoder
 from vitrail.compress.prior import PriorConfig
+from vitrail.compress.storage import DEFAULT_MODEL
 from vitrail.files import atomic_path, write_text
 from vitrail.plots import new_figure, save_figure
 
 OURS = "ours"
 PEERS = {"hyperprior": Hyperprior, "autoregressive": Autoregressive}
 PARTS = ("network", "prior", "coder")
-AUTOENCODER = AutoencoderConfig(width=256, depth=4, heads=8, factor=16, parts=8, centroids=256, nested=True)
-PRIOR = PriorConfig(width=256, depth=6, heads=8)
-SMALL_AUTOENCODER = AutoencoderConfig(width=32, depth=1, heads=2, factor=16, parts=2, centroids=16)
-SMALL_PRIOR = PriorConfig(width=32, depth=1, heads=2)
 
 
 @dataclass(frozen=True)
@@ -58,7 +54,7 @@ class Job:
 
     entry: str
     size: tuple[int, int]
-    codec: str | None
+    codec: str
     photo: Path | None
     threads: int
     small: bool
@@ -105,15 +101,15 @@ def picture(job: Job) -> Image.Image:
     return Image.fromarray(noise).resize(job.size, Image.Resampling.BICUBIC)
 
 
-def build_ours(job: Job) -> Codec:
-    if job.codec is not None:
-        return Codec.load(job.codec)
+def open_codec(source: str, small: bool) -> Codec:
+    """A trained codec by name or path; `small`: a tiny one instead, its weights random but its logits well spread."""
+    if not small:
+        return Codec.load(source)
     torch.manual_seed(0)
-    configs = (SMALL_AUTOENCODER, SMALL_PRIOR) if job.small else (AUTOENCODER, PRIOR)
-    autoencoder = configs[0].build()
-    prior = configs[1].build(autoencoder.parts, autoencoder.centroids)
+    autoencoder = AutoencoderConfig(width=32, depth=1, heads=2, factor=16, parts=2, centroids=16, nested=True).build()
+    prior = PriorConfig(width=32, depth=1, heads=2).build(autoencoder.parts, autoencoder.centroids)
     with torch.no_grad():
-        prior.heads.weight *= 20  # logits that differ
+        prior.heads.weight *= 20
     counts = np.ones((autoencoder.parts, autoencoder.centroids), dtype=np.int64)
     return Codec(autoencoder, prior, counts, "random")
 
@@ -129,7 +125,7 @@ def timed(watch: Stopwatch, name: str, function: Callable) -> Callable:
 
 def ours(job: Job) -> tuple[Callable[[Image.Image], bytes], Callable[[bytes], Image.Image], Stopwatch]:
     """Compress, decompress, and where the time goes: the codec's own steps are timed from outside."""
-    codec, watch = build_ours(job), Stopwatch()
+    codec, watch = open_codec(job.codec, job.small), Stopwatch()
     steps = {"encode": "network", "decode": "network", "context": "prior", "logits": "prior"}
     for network in codec.networks:
         for name in steps:
@@ -317,7 +313,7 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("codec_speed"), help="folder for the table and the plot")
-    parser.add_argument("--codec", help="a trained codec, by name or path; by default the shipped one's size, random")
+    parser.add_argument("--codec", default=DEFAULT_MODEL, help="a trained codec, by name or path")
     parser.add_argument("--photo", type=Path, help="a picture to resize; by default smooth noise")
     parser.add_argument("--sizes", nargs="+", default=["256x171", "512x341", "768x512", "1536x1024", "4096x2731"])
     parser.add_argument("--entries", nargs="+", default=[OURS, *PEERS, *CLASSICAL], choices=[OURS, *PEERS, *CLASSICAL])

@@ -256,6 +256,10 @@ def test_pictures_that_cannot_be_had(make_codec):
     codec = make_codec()
     with pytest.raises(CodecError, match="choose 1 to 2"):
         codec.compress(picture(8, 8), quality=3)
+    codec.autoencoder.config.nested = False
+    with pytest.raises(CodecError, match="has no quality 1; it has 2 alone"):
+        codec.compress(picture(8, 8), quality=1)
+    assert codec.inspect(codec.compress(picture(8, 8))).header.quality == 2
     with pytest.raises(CodecError, match="takes RGB"):
         codec.compress(Image.new("L", (8, 8)))
     with pytest.raises(FormatError, match="beyond the limit"):

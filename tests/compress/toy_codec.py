@@ -1,5 +1,6 @@
 """A tiny codec with random weights, whose prior nevertheless depends on every known token and on every position."""
 
+from types import SimpleNamespace
 from typing import Self
 
 import torch
@@ -14,6 +15,7 @@ class TinyAutoencoder(nn.Module):
     def __init__(self, factor: int, parts: int, centroids: int) -> None:
         super().__init__()
         self.factor, self.parts, self.centroids = factor, parts, centroids
+        self.config = SimpleNamespace(nested=True)
         generator = torch.Generator().manual_seed(parts)
         self.project = nn.Parameter(torch.randn(3, parts, generator=generator))
         self.colours = nn.Parameter(torch.rand(parts, centroids, 3, generator=generator))

@@ -20,7 +20,8 @@ from vitrail.engine.checkpoint import load
 from vitrail.engine.curves import read_curves
 from vitrail.engine.experiment import Loop
 from vitrail.engine.loop import fit
-from vitrail.engine.processes import seed_all
+from vitrail.engine.processes import launch, seed_all
+from vitrail.errors import VitrailError
 
 LOOP = Loop(steps=6, batch_size=8, accelerator="cpu", log_every=2, evaluate_every=1.0, ema=0.9)
 
@@ -82,6 +83,12 @@ def test_compiled_is_eager_to_rounding(toy, forked, tmp_path):
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
     assert any(not torch.equal(found[name], value) for name, value in expected.items())  # else nothing was compiled
+
+
+def test_more_processes_than_cores_are_refused(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    with pytest.raises(VitrailError, match="has 4 cores, too few for 5 processes; ask for fewer devices"):
+        launch(replace(LOOP, devices=5))
 
 
 def test_seeding_depends_on_every_number_and_reaches_every_generator():

@@ -75,11 +75,7 @@ class Compression:
 
     def check(self, codec: "Codec") -> None:
         """Refuses at once what no picture could be compressed with."""
-        from vitrail.compress import CodecError
-
-        lowest, highest = codec.qualities[0], codec.qualities[-1]
-        if self.quality is not None and self.quality not in codec.qualities:
-            raise CodecError(f"{codec.name} has no quality {self.quality}; choose {lowest} to {highest}.")
+        codec.check_quality(self.quality)
 
     def __call__(self, codec: "Codec", errand: Errand) -> Outcome:
         """Reads, compresses, writes."""

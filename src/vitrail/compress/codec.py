@@ -146,6 +146,20 @@ class Codec:
         parts = self.autoencoder.parts
         return tuple(range(1, parts + 1)) if self.autoencoder.config.nested else (parts,)
 
+    def check_quality(self, quality: int | None) -> int:
+        """The quality that `compress` takes when it is asked for this one; None stands for the highest.
+
+        Raises:
+            CodecError: it is not among `qualities`.
+        """
+        if quality is None:
+            return self.qualities[-1]
+        if quality not in self.qualities:
+            first, last = self.qualities[0], self.qualities[-1]
+            choice = f"choose {first} to {last}" if first < last else f"it has {last} alone"
+            raise CodecError(f"{self.name} has no quality {quality}; {choice}.")
+        return quality
+
     @torch.inference_mode()
     def compress(self, image: Image.Image, quality: int | None = None, scheme: Scheme | None = None) -> bytes:
         """The file of a picture.
@@ -153,22 +167,20 @@ class Codec:
         Args:
             image: RGB (`vitrail.data.images.read_image` makes it of any other), 1 x 1 to 32768 x 32768 pixels, at most
                 `MAX_PIXELS` of them.
-            quality: how many sub-vectors of each position are sent, 1 .. M; None: M.
+            quality: how many sub-vectors of each position are sent, one of `qualities`; None: the highest.
             scheme: the order of the positions; None: the quincunx in 5 stages.
 
         Raises:
             CodecError: the picture or the quality cannot be had.
         """
-        quality = self.autoencoder.parts if quality is None else quality
-        if not 1 <= quality <= self.autoencoder.parts:
-            raise CodecError(f"{self.name} has no quality {quality}; choose 1 to {self.autoencoder.parts}.")
+        quality = self.check_quality(quality)
         if image.mode != "RGB":
             raise CodecError(
                 f"The picture is {image.mode}, and the codec takes RGB; read it with vitrail.data.images.read_image."
             )
         _check_pixels(image.width, image.height)
         header = Header(self.fingerprint[:MODEL_BYTES], image.width, image.height, quality, scheme or Scheme())
-        pixels = _padded(np.asarray(image), self.autoencoder.factor)
+        pixels = padded(np.asarray(image), self.autoencoder.factor)
         images = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(*_placement(self.networks.autoencoder))
         indices = self.networks.autoencoder.encode(images.div_(255))[0, :, :, :quality].contiguous().cpu().numpy()
         packed = header.pack()
@@ -366,8 +378,8 @@ def _check_pixels(width: int, height: int) -> None:
         )
 
 
-def _padded(pixels: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
-    """[H, W, 3] mirrored at its right and lower edge up to multiples of `factor`."""
+def padded(pixels: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
+    """Pixels [H, W, 3], mirrored at its right and lower edge up to multiples of `factor`."""
     down, across = -pixels.shape[0] % factor, -pixels.shape[1] % factor
     return np.pad(pixels, ((0, down), (0, across), (0, 0)), mode="symmetric")
 

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
-from vitrail.compress.codec import Codec, _padded
+from vitrail.compress.codec import Codec, padded
 from vitrail.compress.errors import CodecError
 from vitrail.compress.frequencies import PRECISION
 from vitrail.compress.stages import Scheme
@@ -53,9 +53,9 @@ class CompressAIModel(nn.Module):
         """
         height, width = images.shape[2:]
         weights = next(self.autoencoder.parameters())
-        pixels = [_padded(np.asarray(image), self.autoencoder.factor) for image in _pictures(images)]
-        padded = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).to(weights) / 255
-        indices = self.autoencoder.encode(padded)[..., : self.quality].contiguous()
+        pixels = [padded(np.asarray(image), self.autoencoder.factor) for image in _pictures(images)]
+        batch = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).to(weights) / 255
+        indices = self.autoencoder.encode(batch)[..., : self.quality].contiguous()
         made = to_8_bits(self.autoencoder.decode(indices))[..., :height, :width] / 255
         return {"x_hat": made.to(images), "likelihoods": {"indices": self._likelihoods(indices).to(images.device)}}
 

@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import threading
+import warnings
 from types import FrameType
 from typing import Any, Self
 
@@ -55,6 +56,8 @@ def launch(loop: Loop) -> Fabric:
         known = inspect.signature(DistributedDataParallel).parameters
         sync_buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
         options: dict[str, Any] = {sync_buffers: False}
+        # Of depthwise kernels, whose two descriptions mean the same place in memory.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         strategy = DDPStrategy(find_unused_parameters=True, **options)
     fabric = Fabric(
         accelerator=accelerator,
@@ -108,6 +111,8 @@ def _processes(loop: Loop, accelerator: str) -> tuple[int, int]:
         raise VitrailError(f"There must be at least one device and one node, not {devices} and {loop.nodes}.")
     if accelerator != "cpu" and devices > there:
         raise VitrailError(f"This machine has {there} {accelerator} devices, not {devices}; ask for fewer devices.")
+    if accelerator == "cpu" and devices > max(2, cores := os.cpu_count() or 1):  # two anywhere: to try how several do
+        raise VitrailError(f"This machine has {cores} cores, too few for {devices} processes; ask for fewer devices.")
     return devices, loop.nodes
 
 
