@@ -5,7 +5,7 @@
     python benchmarks/pretrain_methods.py --parts epochs --epochs 50 200 800 --data ...
 
 methods     random initialisation, SplitMask, BEiT, DINO (Tables 4.1 and 4.6)
-tokenizers  SplitMask with random projection, random patches, k-means (Table 4.2)
+tokenizers  SplitMask with random projection, random patches, k-means, and --program, a learned one (Table 4.2)
 ablation    BEiT, and SplitMask with its losses switched off one by one, with times relative to BEiT's (Table 4.8)
 epochs      SplitMask for several numbers of epochs, those of --epochs (Figures 4.3 and 4.6)
 
@@ -49,7 +49,11 @@ def rows_of(part: str, arguments: argparse.Namespace) -> list[Row]:
         return [Row("none", None, 0), *learned]
     if part == "tokenizers":
         kinds = ("random_projection", "random_patches", "k_means")
-        return [Row(f"SplitMask, {kind}", "splitmask", epochs, {"tokenizer.kind": kind}) for kind in kinds]
+        rows = [Row(f"SplitMask, {kind}", "splitmask", epochs, {"tokenizer.kind": kind}) for kind in kinds]
+        if arguments.program:
+            learned = {"tokenizer.kind": "program", "tokenizer.program": arguments.program}
+            rows.append(Row("SplitMask, learned", "splitmask", epochs, learned))
+        return rows
     if part == "ablation":
         return [
             Row("BEiT", "beit", epochs),
@@ -190,7 +194,8 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=6)
     parser.add_argument("--heads", type=int, default=3)
     parser.add_argument("--patch-size", type=int, default=8)
-    parser.add_argument("--words", type=int, default=1024)
+    parser.add_argument("--words", type=int, default=1024, help="of every tokenizer")
+    parser.add_argument("--program", type=Path, help="a learned tokenizer (vitrail pretrain tokenizer), for tokenizers")
     parser.add_argument("--precision", default="bf16-mixed")
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
