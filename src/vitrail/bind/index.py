@@ -1,0 +1,325 @@
+"""An index on disk: what was embedded of which file, and its unit vector.
+
+A folder of Parquet files, the parts, and `index.json`, which says which of them count, and which model made them. Parts
+are written once and never changed; a file's rows are those of the last part that names it. So a process that is killed
+at any moment leaves the index as it was before, or after, one of its steps.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from itertools import islice
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from vitrail.errors import FileError, VitrailError
+from vitrail.files import atomic_path, remove_unfinished, write_text
+
+FORMAT = 1
+MANIFEST = "index.json"
+_MOST_PARTS = 64  # then they are joined
+
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file that is to be in the index."""
+
+    path: Path
+    """Where it is."""
+    name: str
+    """What the index calls it."""
+    modality: str
+    """Which sense it belongs to."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one vector stands for."""
+
+    name: str
+    """The file's."""
+    modality: str
+    """Its sense."""
+    start: float | None
+    """Seconds from the file's beginning; None: the whole file."""
+    seconds: float | None
+    """How long; None: the whole file."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A file's vectors."""
+
+    spans: Sequence[tuple[float, float] | None]
+    """Start and length of each in seconds; None: the whole file."""
+    vectors: Vectors
+    """[n, d], of unit length."""
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What an update did, in numbers of files."""
+
+    added: int
+    """New, or changed since they were embedded."""
+    kept: int
+    """In the index already, and unchanged."""
+    removed: int
+    """No longer there."""
+    failed: tuple[str, ...]
+    """A sentence for each file that could not be embedded; they are tried again the next time."""
+
+
+class Index:
+    """The vectors of many files, made by one model.
+
+    Attributes:
+        folder: where it is.
+        model: what made the vectors; two models' vectors must not meet.
+        dimension: d.
+    """
+
+    def __init__(self, folder: Path, model: str, dimension: int, parts: Sequence[str]) -> None:
+        self.folder, self.model, self.dimension = folder, model, dimension
+        self._parts = list(parts)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Self:
+        """An index that exists.
+
+        Raises:
+            FileError: there is none, or it is damaged or of a later version.
+        """
+        folder = Path(folder)
+        try:
+            about = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            made = about["format"], str(about["model"]), int(about["dimension"]), [str(name) for name in about["parts"]]
+        except FileNotFoundError:
+            raise FileError(f"There is no index in {folder}; make one with: vitrail bind index.") from None
+        except (OSError, ValueError, KeyError, TypeError):
+            raise FileError(f"{folder / MANIFEST} is damaged; delete {folder} and make the index anew.") from None
+        if made[0] != FORMAT:
+            raise FileError(f"The index in {folder} is of format {made[0]}, not {FORMAT}; make it anew.")
+        return cls(folder, *made[1:])
+
+    @classmethod
+    def open_or_make(cls, folder: str | Path, model: str, dimension: int) -> Self:
+        """The index in `folder`, which may be new.
+
+        Raises:
+            FileError: the folder holds other things, or an index that is damaged.
+            VitrailError: it holds another model's vectors.
+        """
+        folder = Path(folder)
+        if not (folder / MANIFEST).exists():
+            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+                raise FileError(f"{folder} holds other things than an index; choose a new folder for it.")
+            return cls(folder, model, dimension, [])
+        index = cls.open(folder)
+        if (index.model, index.dimension) != (model, dimension):
+            raise VitrailError(
+                f"The index in {folder} was made by {index.model}, whose vectors cannot be compared with those of "
+                f"{model}; use that model, or another folder."
+            )
+        return index
+
+    def update(
+        self,
+        sources: Iterable[Source],
+        embed: Callable[[Sequence[Source]], Sequence[Embedded | VitrailError]],
+        every: int = 256,
+        prune: bool = True,
+        done: Callable[[int], None] = lambda files: None,
+    ) -> Changes:
+        """Embeds what is new or changed.
+
+        Args:
+            sources: of different names.
+            embed: files to vectors, or to what is wrong with them.
+            every: files that are embedded before what was made is safe on the disk.
+            prune: forget the files that are not among `sources`.
+            done: called with the number of files that have been seen to.
+
+        Raises:
+            VitrailError: another process is at work on the index, or it cannot be written.
+        """
+        added, kept, failed, seen = 0, 0, [], set[str]()
+        with self._alone():
+            stamps = self._stamps()
+            for few in _batches(sources, every):
+                stale = []
+                for source in few:
+                    seen.add(source.name)
+                    stamp = _stamp(source)
+                    if stamp is not None and stamps.get(source.name) == stamp:
+                        kept += 1
+                    else:
+                        stale.append((source, stamp or _UNKNOWN))
+                made = embed([source for source, _ in stale]) if stale else []
+                rows: list[_Row] = []
+                for (source, stamp), result in zip(stale, made, strict=True):
+                    if isinstance(result, VitrailError):
+                        failed.append(str(result))
+                    else:
+                        rows += _rows(source, stamp, result)
+                        added += 1
+                self._append(rows)
+                done(len(few))
+            gone = [name for name in stamps if name not in seen] if prune else []
+            self._append([_Row(name) for name in gone])
+            if len(self._parts) > _MOST_PARTS:
+                self._join()
+        return Changes(added, kept, len(gone), tuple(failed))
+
+    def read(self) -> tuple[list[Entry], Vectors]:
+        """What is in the index, by name and time, and the vectors [n, d].
+
+        Raises:
+            FileError: a part is missing or damaged.
+        """
+        table = self._table()
+        columns = [table.column(name).to_pylist() for name in ("name", "modality", "start", "seconds")]
+        return [Entry(*values) for values in zip(*columns, strict=True)], _matrix(table, self.dimension)
+
+    @property
+    def version(self) -> str:
+        """Another one after every change."""
+        return Path(self._parts[-1]).stem if self._parts else "empty"
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.folder / ".lock", timeout=0):
+                if (self.folder / MANIFEST).exists():  # it may have changed since it was opened
+                    self._parts = type(self).open(self.folder)._parts
+                remove_unfinished(self.folder)
+                for path in self.folder.glob("*.parquet"):
+                    if path.name not in self._parts:  # written or replaced by a process that was killed
+                        path.unlink()
+                yield
+        except Timeout:
+            raise VitrailError(f"Another process is at work on the index in {self.folder}; wait for it.") from None
+        except OSError as error:
+            raise FileError(f"Cannot write to {self.folder}: {error.strerror}; choose another folder.") from None
+
+    def _stamps(self) -> dict[str, "_Stamp"]:
+        """Of each file in the index: how it was when it was embedded."""
+        table = self._table(_COLUMNS[:-1])
+        names, sizes, times = (table.column(name).to_pylist() for name in ("name", "size", "modified"))
+        return {name: (size, time) for name, size, time in zip(names, sizes, times, strict=True)}
+
+    def _table(self, columns: Sequence[str] | None = None) -> Any:
+        """The rows that count, by name and time; all of their columns, or some."""
+        arrow, parquet = load_arrow()
+        tables = []
+        for name in self._parts:
+            try:
+                tables.append(parquet.read_table(self.folder / name, columns=columns and list(columns)))
+            except (OSError, arrow.ArrowException):
+                raise FileError(f"{self.folder / name} is damaged or missing; make the index anew.") from None
+        table = arrow.concat_tables(tables or [_schema(self.dimension).empty_table()])
+        part = np.repeat(np.arange(len(tables)), [len(table) for table in tables]).astype(np.int64)
+        files = table.column("name").combine_chunks().dictionary_encode().indices.to_numpy()
+        latest = np.zeros(len(table), dtype=np.int64)
+        np.maximum.at(latest, files, part)
+        known = table.column("modality").is_valid().to_numpy()
+        table = table.filter(arrow.array(known & (part == latest[files])))
+        return table.sort_by([("name", "ascending"), ("start", "ascending")])
+
+    def _append(self, rows: Sequence["_Row"]) -> None:
+        """One more part; the index has the rows once the manifest names it."""
+        if rows or not self._parts:
+            arrow, _ = load_arrow()
+            columns: dict[str, Any] = {name: [getattr(row, name) for row in rows] for name in _COLUMNS}
+            self._publish(arrow.table(columns, schema=_schema(self.dimension)), self._parts)
+
+    def _join(self) -> None:
+        """All parts in one; the old ones go once the manifest names it alone."""
+        old = self._parts
+        self._publish(self._table(), [])
+        for name in old:
+            (self.folder / name).unlink(missing_ok=True)
+
+    def _publish(self, table: Any, beside: Sequence[str]) -> None:
+        number = 1 + int(self.version) if self._parts else 1
+        name = f"{number:08}.parquet"
+        with atomic_path(self.folder / name) as temporary:
+            load_arrow()[1].write_table(table, temporary)
+        self._parts = [*beside, name]
+        about = {"format": FORMAT, "model": self.model, "dimension": self.dimension, "parts": self._parts}
+        write_text(self.folder / MANIFEST, json.dumps(about, indent=2) + "\n")
+
+
+_Stamp = tuple[int, int]  # size in bytes and time of the last change in nanoseconds
+_UNKNOWN: _Stamp = (-1, -1)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row of a part; without a modality: the file is forgotten."""
+
+    name: str
+    modality: str | None = None
+    start: float | None = None
+    seconds: float | None = None
+    size: int = -1
+    modified: int = -1
+    vector: Vectors | None = None
+
+
+_COLUMNS = tuple(field.name for field in fields(_Row))
+
+
+def _rows(source: Source, stamp: _Stamp, made: Embedded) -> list[_Row]:
+    spans = [span or (None, None) for span in made.spans]
+    vectors = zip(spans, made.vectors, strict=True)
+    return [_Row(source.name, source.modality, *span, *stamp, vector) for span, vector in vectors]
+
+
+def _stamp(source: Source) -> _Stamp | None:
+    try:
+        status = source.path.stat()
+    except OSError:
+        return None  # whoever embeds it will say why
+    return status.st_size, status.st_mtime_ns
+
+
+def _batches(sources: Iterable[Source], size: int) -> Iterator[list[Source]]:
+    rest = iter(sources)
+    while few := list(islice(rest, size)):
+        yield few
+
+
+def load_arrow() -> tuple[Any, Any]:
+    """The modules pyarrow and pyarrow.parquet.
+
+    Raises:
+        VitrailError: they are not installed.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise VitrailError("Tables need pyarrow; install it with: pip install 'vitrail[bind]'") from None
+    return pyarrow, pyarrow.parquet
+
+
+def _schema(dimension: int) -> Any:
+    arrow, _ = load_arrow()
+    text, number, time = arrow.string(), arrow.int64(), arrow.float64()
+    kinds = (text, text, time, time, number, number, arrow.list_(arrow.float32(), dimension))
+    return arrow.schema(list(zip(_COLUMNS, kinds, strict=True)))
+
+
+def _matrix(table: Any, dimension: int) -> Vectors:
+    vectors = table.column("vector").combine_chunks()
+    flat: Vectors = vectors.flatten().to_numpy(zero_copy_only=False)
+    return np.ascontiguousarray(flat.reshape(-1, dimension))
