@@ -9,20 +9,45 @@ class SelfAttention(nn.Module):
     """Softmax attention among tokens, Softmax(Q K^T / sqrt(d_k)) V per head (Section 3.3.1).
 
     O(N^2 d) operations. Its call is that of the efficient variants, which stand in for it; to it alone, where the
-    tokens stand makes no difference.
+    tokens stand makes no difference, unless it is causal.
+
+    Args:
+        width: d, a multiple of heads.
+        heads: h.
+        causal: a token attends to itself and those before it only.
+        extra_key_value: one more key and value, learned, that all tokens attend to.
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, causal: bool = False, extra_key_value: bool = False) -> None:
         super().__init__()
         self.heads = heads
+        self.causal = causal
         self.query_key_value = nn.Linear(width, 3 * width)
+        self.extra_key: nn.Parameter | None = None
+        self.extra_value: nn.Parameter | None = None
+        if extra_key_value:
+            self.extra_key = nn.Parameter(torch.empty(width))
+            self.extra_value = nn.Parameter(torch.empty(width))
+            nn.init.trunc_normal_(self.extra_key, std=0.02)
+            nn.init.trunc_normal_(self.extra_value, std=0.02)
         self.projection = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor, grid: tuple[int, int] | None = None, leading: int = 0) -> Tensor:
         """[B, N, d] -> [B, N, d]; N is any number of tokens, whatever the grid and the tokens before it."""
         query, key, value = self.query_key_value(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(query, key, value)  # [B, h, N, d/h]
+        if self.extra_key is not None and self.extra_value is not None:
+            key, value = self._prepend(self.extra_key, key), self._prepend(self.extra_value, value)
+        mask = None
+        if self.causal:
+            count, extra = query.shape[2], key.shape[2] - query.shape[2]
+            mask = torch.ones(count, extra + count, dtype=torch.bool, device=tokens.device).tril(extra)
+        mixed = F.scaled_dot_product_attention(query, key, value, mask)  # [B, h, N, d/h]
         return self.projection(mixed.transpose(1, 2).flatten(2))
+
+    def _prepend(self, extra: Tensor, tokens: Tensor) -> Tensor:
+        """[d], [B, h, N, d/h] -> [B, h, 1 + N, d/h]."""
+        extra = extra.to(tokens.dtype).unflatten(0, (self.heads, 1, -1)).expand(len(tokens), -1, -1, -1)
+        return torch.cat([extra, tokens], dim=2)
 
 
 class CrossCovarianceAttention(nn.Module):

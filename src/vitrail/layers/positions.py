@@ -49,7 +49,9 @@ class SinusoidalPositions(nn.Module):
         return self.projection(encoding.to(weight.dtype)[None])
 
 
-def resample_positions(table: Tensor, leading: int, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+def resample_positions(
+    table: Tensor, leading: int, old: tuple[int, int], new: tuple[int, int], antialias: bool = True
+) -> Tensor:
     """A learned table for another grid: bicubic, antialiased, as timm resizes the positions of its checkpoints.
 
     Args:
@@ -57,13 +59,14 @@ def resample_positions(table: Tensor, leading: int, old: tuple[int, int], new: t
         leading: how many tokens before the patches have a position, which stays as it is.
         old: (h, w) of `table`.
         new: (h', w') to come.
+        antialias: False for the other bicubic kernel, of a = -0.75, which DINO and ImageBind resize with.
 
     Returns:
         [1, leading + h' * w', d].
     """
     before, patches = table[:, :leading], table[:, leading:]
     picture = patches.mT.unflatten(2, old).float()
-    picture = F.interpolate(picture, size=new, mode="bicubic", antialias=True, align_corners=False)
+    picture = F.interpolate(picture, size=new, mode="bicubic", antialias=antialias, align_corners=False)
     return torch.cat([before, picture.flatten(2).mT.to(table.dtype)], dim=1)
 
 
@@ -74,10 +77,12 @@ class LearnedPositions(nn.Module):
         width: d.
         grid: (h, w) that the vectors are learned for.
         leading: how many tokens stand before the patches.
+        antialias: how they are resampled, see `resample_positions`.
     """
 
-    def __init__(self, width: int, grid: tuple[int, int], leading: int = 0) -> None:
+    def __init__(self, width: int, grid: tuple[int, int], leading: int = 0, antialias: bool = True) -> None:
         super().__init__()
+        self.antialias = antialias
         self.grid = grid
         self.leading = leading
         self.table = nn.Parameter(torch.empty(1, leading + grid[0] * grid[1], width))
@@ -88,7 +93,7 @@ class LearnedPositions(nn.Module):
         table: Tensor = self.table
         # A graph for export must resample for whatever comes; a branch would hold for the example's size alone.
         if torch.compiler.is_exporting() or (height, width) != self.grid:
-            table = resample_positions(table, self.leading, self.grid, (height, width))
+            table = resample_positions(table, self.leading, self.grid, (height, width), self.antialias)
         return table[:, self.leading :].mT.unflatten(2, (height, width))
 
     def before(self) -> Tensor:

@@ -1,0 +1,1 @@
+"""Images, text, sound, depth, heat and motion in one space of embeddings: ImageBind (Chapter 6)."""

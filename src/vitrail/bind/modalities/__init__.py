@@ -1,0 +1,7 @@
+"""The senses, by name; a new one is one file here and one line in the table."""
+
+from vitrail.bind.modality import Modality
+
+_CLASSES: tuple[type[Modality], ...] = ()
+
+MODALITIES: dict[str, type[Modality]] = {cls.name: cls for cls in _CLASSES}
