@@ -1,7 +1,8 @@
 """The senses, by name; a new one is one file here and one line in the table."""
 
+from vitrail.bind.modalities.text import Text
 from vitrail.bind.modality import Modality
 
-_CLASSES: tuple[type[Modality], ...] = ()
+_CLASSES: tuple[type[Modality], ...] = (Text,)
 
 MODALITIES: dict[str, type[Modality]] = {cls.name: cls for cls in _CLASSES}
