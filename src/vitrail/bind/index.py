@@ -279,9 +279,11 @@ _COLUMNS = tuple(field.name for field in fields(_Row))
 
 
 def _rows(source: Source, stamp: _Stamp, made: Embedded) -> list[_Row]:
-    spans = [span or (None, None) for span in made.spans]
-    vectors = zip(spans, made.vectors, strict=True)
-    return [_Row(source.name, source.modality, *span, *stamp, vector) for span, vector in vectors]
+    rows = []
+    for span, vector in zip(made.spans, made.vectors, strict=True):
+        start, seconds = span or (None, None)
+        rows.append(_Row(source.name, source.modality, start, seconds, *stamp, vector))
+    return rows
 
 
 def _stamp(source: Source) -> _Stamp | None:
