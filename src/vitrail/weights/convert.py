@@ -5,15 +5,12 @@ and our own. They may lie at any depth of a file: bare, under `model`, `state_di
 `backbone.` before every key, or as the backbone of a detector, a segmenter or one of our training checkpoints.
 """
 
-import argparse
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import safetensors
 import torch
 from torch import Tensor, nn
 
@@ -97,40 +94,6 @@ class BackboneWeights:
     def num_classes(self) -> int:
         """Outputs of the head, 0 without one."""
         return len(self.state["head.weight"]) if "head.weight" in self.state else 0
-
-
-def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a safetensors or PyTorch file by their full names, outer keys first, and its metadata.
-
-    Raises:
-        FileError: no such file, or not a file of tensors. Files that need more than tensors and plain values to be
-            read could run any program, and are refused.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileError(f"There is no file {path}; check the path, or name published weights (`vitrail models`).")
-    try:
-        with path.open("rb") as file:
-            looks_safe = path.suffix == ".safetensors" or file.read(9)[8:] == b"{"
-        if looks_safe:
-            with safetensors.safe_open(path, "pt") as opened:
-                return {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
-        with torch.serialization.safe_globals([argparse.Namespace]):  # training arguments beside the weights
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # what damaged files raise is of nearly every built-in type
-        raise FileError(
-            f"{path} is not a readable file of weights (safetensors, or PyTorch with tensors and plain values alone); "
-            "it may be cut short or something else: fetch it again."
-        ) from None
-    return dict(_flatten(loaded)), {}
-
-
-def _flatten(value: Any, name: str = "") -> Iterable[tuple[str, Tensor]]:
-    if isinstance(value, Tensor):
-        yield name, value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _flatten(item, f"{name}.{key}" if name else str(key))
 
 
 def find_backbone(tensors: Mapping[str, Tensor], where: str = "the state dict") -> BackboneWeights:

@@ -14,9 +14,10 @@ from vitrail.backbones.vit import ViT
 from vitrail.backbones.xcit import XCiT
 from vitrail.config import from_json
 from vitrail.data.augmentation import EvalTransform
+from vitrail.download import fetch
 from vitrail.errors import FileError, VitrailError
-from vitrail.weights.convert import BackboneWeights, Head, LoadReport, find_backbone, load_backbone, read_tensors
-from vitrail.weights.download import fetch
+from vitrail.tensors import read_tensors
+from vitrail.weights.convert import BackboneWeights, Head, LoadReport, find_backbone, load_backbone
 from vitrail.weights.export import METADATA
 from vitrail.weights.published import PUBLISHED, find_weights
 
@@ -154,7 +155,7 @@ def _read(weights: str | Path) -> BackboneWeights:
 
         path = load(path).path
     elif not path.exists() and not (path.suffix in (".pth", ".pt", ".safetensors") or len(path.parts) > 1):
-        path = fetch(find_weights(str(weights)))
+        path = fetch(find_weights(str(weights)).file)
     return find_backbone(read_tensors(path)[0], str(weights))
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
+from vitrail.download import RemoteFile
 from vitrail.errors import VitrailError
 
 if TYPE_CHECKING:
@@ -58,6 +59,11 @@ class PublishedWeights:
         """The file's name in the cache; the hub calls all its files model.safetensors."""
         name = self.url.rsplit("/", 1)[1]
         return f"{self.name}.safetensors" if name == "model.safetensors" else name
+
+    @property
+    def file(self) -> RemoteFile:
+        """What to download."""
+        return RemoteFile(self.name, self.url, self.filename, self.sha256)
 
     @property
     def transform(self) -> "EvalTransform":

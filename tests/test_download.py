@@ -7,9 +7,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from vitrail import download
+from vitrail.download import RemoteFile
 from vitrail.errors import FileError
-from vitrail.weights import download
-from vitrail.weights.published import PublishedWeights
 
 CONTENT = bytes(range(256)) * 5000  # 1.28 MB: two chunks
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -72,28 +72,35 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-def weights(url, sha256=None):
-    return PublishedWeights("xcit_small_12_p16", "test", url, "Apache-2.0", sha256=sha256)
+def remote(url, sha256=None, notice=None):
+    return RemoteFile("xcit_small_12_p16.test", url, "small.pth", sha256, notice)
 
 
 def test_downloads_once_and_keeps_the_hash(server, cache):
-    path = download.fetch(weights(server.url))
+    path = download.fetch(remote(server.url))
     assert path == cache / "small.pth"
     assert path.read_bytes() == CONTENT
     assert (cache / "small.pth.sha256").read_text() == f"{DIGEST}\n"
-    assert download.fetch(weights(server.url, DIGEST)) == path
-    assert download.fetch(weights(server.url, DIGEST[:8])) == path
+    assert download.fetch(remote(server.url, DIGEST)) == path
+    assert download.fetch(remote(server.url, DIGEST[:8])) == path
     assert server.ranges == [None]
+
+
+def test_notice_is_shown_once_when_the_file_is_fetched(server, capsys):
+    file = remote(server.url, notice="For reading alone.")
+    download.fetch(file)
+    download.fetch(file)
+    assert capsys.readouterr().err.count("For reading alone.") == 1
 
 
 def test_goes_on_at_once_and_in_a_later_run(server, cache):
     server.breaks_off_after = 300_000
     with pytest.raises(FileError, match=r"broke off; 600,000 bytes are kept: run the same command again to go on\.$"):
-        download.fetch(weights(server.url))
+        download.fetch(remote(server.url))
     assert (cache / "small.pth.part").read_bytes() == CONTENT[:600_000]
     assert not (cache / "small.pth").exists()
     server.breaks_off_after = None
-    assert download.fetch(weights(server.url, DIGEST)).read_bytes() == CONTENT
+    assert download.fetch(remote(server.url, DIGEST)).read_bytes() == CONTENT
     assert server.ranges == [None, "bytes=300000-", "bytes=600000-"]
     assert sorted(path.name for path in cache.iterdir()) == [".small.pth.lock", "small.pth", "small.pth.sha256"]
 
@@ -102,7 +109,7 @@ def test_a_complete_part_is_taken_as_it_is(server, cache):
     cache.mkdir()
     (cache / "small.pth.part").write_bytes(CONTENT)
     (cache / "small.pth.part.etag").write_text(server.etag)
-    assert download.fetch(weights(server.url, DIGEST)).read_bytes() == CONTENT
+    assert download.fetch(remote(server.url, DIGEST)).read_bytes() == CONTENT
     assert server.ranges == [f"bytes={len(CONTENT)}-"]
 
 
@@ -110,31 +117,31 @@ def test_a_complete_part_is_taken_as_it_is(server, cache):
 def test_starts_over_when_the_file_has_changed_or_the_server_knows_no_ranges(server, cache, knows_ranges):
     server.breaks_off_after = 100_000
     with pytest.raises(FileError, match="broke off"):
-        download.fetch(weights(server.url))
+        download.fetch(remote(server.url))
     server.breaks_off_after, server.knows_ranges = None, knows_ranges
     server.content, server.etag = CONTENT[::-1], '"second"'
-    assert download.fetch(weights(server.url)).read_bytes() == CONTENT[::-1]
+    assert download.fetch(remote(server.url)).read_bytes() == CONTENT[::-1]
 
 
 def test_wrong_hash_is_thrown_away(server, cache):
     with pytest.raises(FileError, match=f"SHA-256 {DIGEST}, but xcit_small_12_p16.test was published with 00ff00"):
-        download.fetch(weights(server.url, "00ff00"))
+        download.fetch(remote(server.url, "00ff00"))
     assert [path.name for path in cache.iterdir()] == [".small.pth.lock"]
 
 
 def test_file_that_changes_after_its_first_use_is_refused(server, cache):
-    path = download.fetch(weights(server.url))
+    path = download.fetch(remote(server.url))
     path.write_bytes(CONTENT[:-1] + b"x")
     with pytest.raises(FileError, match=f"instead of {DIGEST}: it is damaged or another file; delete it and "):
-        download.fetch(weights(server.url))
+        download.fetch(remote(server.url))
 
 
 def test_file_put_there_by_hand_is_checked_and_remembered(server, cache):
     cache.mkdir()
     (cache / "small.pth").write_bytes(CONTENT)
     with pytest.raises(FileError, match=r"instead of abc: .* delete it to download xcit_small_12_p16.test anew"):
-        download.fetch(weights(server.url, "abc"))
-    assert download.fetch(weights(server.url)).read_bytes() == CONTENT
+        download.fetch(remote(server.url, "abc"))
+    assert download.fetch(remote(server.url)).read_bytes() == CONTENT
     assert (cache / "small.pth.sha256").read_text() == f"{DIGEST}\n"
     assert server.ranges == []
 
@@ -142,7 +149,7 @@ def test_file_put_there_by_hand_is_checked_and_remembered(server, cache):
 def test_missing_on_the_server(server):
     server.status = 404
     with pytest.raises(FileError, match=r"answers 404 Not Found instead of xcit_small_12_p16.test; download it on"):
-        download.fetch(weights(server.url))
+        download.fetch(remote(server.url))
 
 
 def test_offline_says_what_to_do(cache):
@@ -150,7 +157,7 @@ def test_offline_says_what_to_do(cache):
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/small.pth"
         with pytest.raises(FileError) as caught:
-            download.fetch(weights(url))
+            download.fetch(remote(url))
     assert str(caught.value) == (
         f"Cannot reach {url} for xcit_small_12_p16.test (Connection refused); "
         f"download it on another machine and put it at {cache / 'small.pth'}."
@@ -163,13 +170,13 @@ def test_cache_that_cannot_be_written(server, tmp_path, monkeypatch):
     with pytest.raises(
         FileError, match=r"^Cannot store xcit_small_12_p16.test as .*; mend that or set VITRAIL_CACHE\.$"
     ):
-        download.fetch(weights(server.url))
+        download.fetch(remote(server.url))
 
 
 def test_two_at_once_share_one_download(server):
     """Threads here, for time; the lock is the operating system's on the file, and the same between processes."""
     with ThreadPoolExecutor(4) as pool:
-        paths = list(pool.map(download.fetch, [weights(server.url)] * 4))
+        paths = list(pool.map(download.fetch, [remote(server.url)] * 4))
     assert server.ranges == [None]
     assert {path.read_bytes() for path in paths} == {CONTENT}
 

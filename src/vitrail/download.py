@@ -3,8 +3,10 @@
 import hashlib
 import http.client
 import os
+import sys
 import urllib.error
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
@@ -13,14 +15,29 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from vitrail.errors import FileError
 from vitrail.files import cache_folder, write_text
-from vitrail.weights.published import PublishedWeights
 
 CHUNK = 1 << 20  # bytes
 TIMEOUT = 30.0  # seconds without a byte
 
 
-def fetch(weights: PublishedWeights) -> Path:
-    """The local file of published weights, downloaded unless the cache has it.
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file that others have published."""
+
+    name: str
+    """What messages call it."""
+    url: str
+    """Where it is."""
+    filename: str
+    """Its name in the cache."""
+    sha256: str | None = None
+    """SHA-256 as far as it was published: all of it or its first hexadecimal digits."""
+    notice: str | None = None
+    """What a person should read before it is downloaded, such as its licence: shown on standard error."""
+
+
+def fetch(file: RemoteFile) -> Path:
+    """The local copy of a published file, downloaded unless the cache has it.
 
     An interrupted download leaves a `.part` that the next one goes on from. A file that was placed into the cache by
     hand counts as downloaded. Its SHA-256 is compared with the published one; where none was published, the first
@@ -30,33 +47,35 @@ def fetch(weights: PublishedWeights) -> Path:
     Raises:
         FileError: no connection, an answer that is not the file, a file that is not what it was, a full disk.
     """
-    path = cache_folder() / weights.filename
+    path = cache_folder() / file.filename
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f".{path.name}.lock")):
             if path.exists():
-                _check_known(path, weights)
+                _check_known(path, file)
             else:
-                _download(weights, path)
+                if file.notice:
+                    print(file.notice, file=sys.stderr)
+                _download(file, path)
     except OSError as error:
         reason = error.strerror or error
-        raise FileError(f"Cannot store {weights.name} as {path}: {reason}; mend that or set VITRAIL_CACHE.") from None
+        raise FileError(f"Cannot store {file.name} as {path}: {reason}; mend that or set VITRAIL_CACHE.") from None
     return path
 
 
-def _download(weights: PublishedWeights, path: Path) -> None:
+def _download(file: RemoteFile, path: Path) -> None:
     part, tag = path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.part.etag")
     by_hand = f"download it on another machine and put it at {path}"
     for _ in range(2):
         try:
-            complete = _transfer(weights, part, tag)
+            complete = _transfer(file, part, tag)
         except urllib.error.HTTPError as error:
             with error:
-                message = f"{weights.url} answers {error.code} {error.reason} instead of {weights.name}; {by_hand}."
+                message = f"{file.url} answers {error.code} {error.reason} instead of {file.name}; {by_hand}."
             raise FileError(message) from None
         except urllib.error.URLError as error:
             reason = getattr(error.reason, "strerror", None) or error.reason
-            raise FileError(f"Cannot reach {weights.url} for {weights.name} ({reason}); {by_hand}.") from None
+            raise FileError(f"Cannot reach {file.url} for {file.name} ({reason}); {by_hand}.") from None
         except (http.client.HTTPException, ConnectionError, TimeoutError):
             complete = False
         if complete:
@@ -64,15 +83,15 @@ def _download(weights: PublishedWeights, path: Path) -> None:
     else:
         kept = part.stat().st_size if part.exists() else 0
         raise FileError(
-            f"The download of {weights.name} from {weights.url} broke off; {kept:,} bytes are kept: "
+            f"The download of {file.name} from {file.url} broke off; {kept:,} bytes are kept: "
             "run the same command again to go on."
         )
     digest = file_sha256(part)
-    if not digest.startswith(weights.sha256 or ""):
+    if not digest.startswith(file.sha256 or ""):
         part.unlink()
         tag.unlink(missing_ok=True)
         raise FileError(
-            f"{weights.url} sent a file with SHA-256 {digest}, but {weights.name} was published with {weights.sha256}; "
+            f"{file.url} sent a file with SHA-256 {digest}, but {file.name} was published with {file.sha256}; "
             "try again, and do not use it if it stays so."
         )
     write_text(_record(path), f"{digest}\n")
@@ -80,10 +99,10 @@ def _download(weights: PublishedWeights, path: Path) -> None:
     tag.unlink(missing_ok=True)
 
 
-def _transfer(weights: PublishedWeights, part: Path, tag: Path) -> bool:
+def _transfer(file: RemoteFile, part: Path, tag: Path) -> bool:
     """Adds what is missing to `part`; False when the connection ended early. `tag` tells which version it began."""
     start = part.stat().st_size if part.exists() and tag.exists() else 0
-    request = urllib.request.Request(weights.url, headers={"User-Agent": "vitrail"})
+    request = urllib.request.Request(file.url, headers={"User-Agent": "vitrail"})
     if start:
         request.add_header("Range", f"bytes={start}-")
         request.add_header("If-Range", tag.read_text(encoding="utf-8"))
@@ -105,13 +124,13 @@ def _transfer(weights: PublishedWeights, part: Path, tag: Path) -> bool:
         total = start + int(length) if length else None
         if version := response.headers.get("ETag") or response.headers.get("Last-Modified"):
             tag.write_text(version, encoding="utf-8")
-        with part.open("ab" if start else "wb") as file, _progress() as progress:
-            task = progress.add_task(weights.name, total=total, completed=start)
+        with part.open("ab" if start else "wb") as written, _progress() as progress:
+            task = progress.add_task(file.name, total=total, completed=start)
             while chunk := response.read(CHUNK):
-                file.write(chunk)
+                written.write(chunk)
                 progress.update(task, advance=len(chunk))
-            file.flush()
-            os.fsync(file.fileno())
+            written.flush()
+            os.fsync(written.fileno())
     return total is None or part.stat().st_size == total
 
 
@@ -126,15 +145,15 @@ def _record(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
 
 
-def _check_known(path: Path, weights: PublishedWeights) -> None:
+def _check_known(path: Path, file: RemoteFile) -> None:
     """Compares a cached file with what was published, and with what it was when it was first seen."""
     digest, record = file_sha256(path), _record(path)
     first = record.read_text(encoding="utf-8").strip() if record.exists() else digest
-    if digest != first or not digest.startswith(weights.sha256 or ""):
-        expected = first if digest != first else weights.sha256
+    if digest != first or not digest.startswith(file.sha256 or ""):
+        expected = first if digest != first else file.sha256
         raise FileError(
             f"{path} has SHA-256 {digest} instead of {expected}: it is damaged or another file; "
-            f"delete it{f' and {record}' if record.exists() else ''} to download {weights.name} anew."
+            f"delete it{f' and {record}' if record.exists() else ''} to download {file.name} anew."
         )
     if not record.exists():
         write_text(record, f"{digest}\n")

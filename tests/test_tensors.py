@@ -1,0 +1,60 @@
+import argparse
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from vitrail.errors import FileError
+from vitrail.tensors import read_tensors
+
+VALUES = torch.arange(6.0).view(2, 3)
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_names_of_nested_tensors(mapped, zipped, tmp_path):
+    nested = {"model": {"a.b": VALUES, "c": {0: VALUES + 1}}, "epoch": 3, "args": argparse.Namespace(lr=0.1)}
+    torch.save(nested, tmp_path / "file.pth", _use_new_zipfile_serialization=zipped)
+    tensors, metadata = read_tensors(tmp_path / "file.pth", mapped)
+    assert list(tensors) == ["model.a.b", "model.c.0"]
+    assert torch.equal(tensors["model.a.b"], VALUES)
+    assert torch.equal(tensors["model.c.0"], VALUES + 1)
+    assert metadata == {}
+
+
+def test_safetensors_and_their_metadata(tmp_path):
+    for name in ("file.safetensors", "named_otherwise.bin"):
+        save_file({"a": VALUES}, tmp_path / name, {"who": "me"})
+        tensors, metadata = read_tensors(tmp_path / name)
+        assert torch.equal(tensors["a"], VALUES)
+        assert metadata == {"who": "me"}
+
+
+def test_files_that_are_not_weights(tmp_path):
+    with pytest.raises(FileError, match="There is no file"):
+        read_tensors(tmp_path / "nothing.pth")
+    good = tmp_path / "good.pth"
+    torch.save({"a": torch.zeros(1000)}, good)
+    save_file({"a": torch.zeros(100)}, tmp_path / "good.safetensors")
+    broken = {
+        "empty.pth": b"",
+        "text.pth": b"hello, world",
+        "cut.pth": good.read_bytes()[:2000],
+        "cut.safetensors": (tmp_path / "good.safetensors").read_bytes()[:200],
+        "page.safetensors": b"<html>404</html>",
+    }
+    for name, content in broken.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(FileError, match=f"{name} is not a readable file of weights") as caught:
+            read_tensors(tmp_path / name)
+        assert "\n" not in str(caught.value)
+
+
+def test_files_that_would_run_programs_are_refused(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return print, ("I run when I am loaded",)
+
+    torch.save({"model": Evil()}, tmp_path / "evil.pth")
+    with pytest.raises(FileError, match="not a readable file of weights"):
+        read_tensors(tmp_path / "evil.pth")
