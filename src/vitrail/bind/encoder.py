@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from vitrail.bind.modality import Modality
 from vitrail.errors import VitrailError
 from vitrail.layers.attention import SelfAttention
-from vitrail.layers.blocks import NORM_EPSILON, TransformerBlock
+from vitrail.layers.blocks import TransformerBlock, quick_gelu
 from vitrail.layers.positions import LearnedPositions
 
 
@@ -171,7 +171,7 @@ class Encoder(nn.Module):
 
     Args:
         stem: makes the tokens.
-        modality: the sizes: depth, heads, drop_path, dropout, head_width.
+        modality: the sizes and kinds: depth, heads, drop_path, dropout, head_width, norm_epsilon, activation.
         dimension: of the vectors.
         causal: a token attends to those before it only.
         extra_key_value: attention has a learned key and value more.
@@ -189,18 +189,21 @@ class Encoder(nn.Module):
         norm_before: bool = False,
     ) -> None:
         super().__init__()
-        width, depth = stem.width, modality.depth
+        width, depth, epsilon = stem.width, modality.depth, modality.norm_epsilon
+        activation = quick_gelu if modality.activation == "quick_gelu" else nn.functional.gelu
         self.stem = stem
-        self.norm_before = nn.LayerNorm(width, eps=NORM_EPSILON) if norm_before else nn.Identity()
+        self.norm_before = nn.LayerNorm(width, eps=epsilon) if norm_before else nn.Identity()
         self.blocks = nn.ModuleList(
             TransformerBlock(
                 width,
                 SelfAttention(width, modality.heads, causal, extra_key_value),
                 drop_path=modality.drop_path * number / max(depth - 1, 1),
+                norm_epsilon=epsilon,
+                activation=activation,
             )
             for number in range(depth)
         )
-        self.norm = nn.LayerNorm(width, eps=NORM_EPSILON)
+        self.norm = nn.LayerNorm(width, eps=epsilon)
         self.dropout = nn.Dropout(modality.dropout)
         self.head: nn.Module = nn.Linear(width, dimension, bias=False)
         if modality.head_width is not None:

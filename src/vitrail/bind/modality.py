@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -45,6 +45,10 @@ class Modality:
     """Rate of dropout before the head."""
     head_width: int | None = None
     """Hidden width of a head of two layers with a GELU between (768 in Table 6.6b); None: a linear head."""
+    norm_epsilon: float = 1e-6
+    """Added to the variance in the transformer's LayerNorms; CLIP's and OpenCLIP's were trained with 1e-5."""
+    activation: Literal["gelu", "quick_gelu"] = "gelu"
+    """In the feed-forward; quick_gelu, x sigmoid(1.702 x), is that of CLIP's own weights."""
     temperature: float | None = 0.07
     """tau of the contrastive loss (Equation 6.1), where it starts if it is learned; None: vectors are never scaled."""
     learned_temperature: bool = False
@@ -53,7 +57,8 @@ class Modality:
     def __post_init__(self) -> None:
         check_range(self, "width", "depth", "heads", "head_width", least=1)
         check_range(self, "drop_path", "dropout", least=0, below=1)
-        check_range(self, "temperature", above=0)
+        check_range(self, "norm_epsilon", above=0)
+        check_range(self, "temperature", least=0.01)
         if self.width % self.heads:
             raise VitrailError(
                 f"{self.width} channels of {self.name} cannot be shared out among {self.heads} heads; "

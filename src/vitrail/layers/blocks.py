@@ -1,5 +1,7 @@
 """The blocks that networks are stacked from: residual branches around attention, local interaction, feed-forward."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -27,17 +29,25 @@ class StochasticDepth(nn.Module):
         return f"rate={self.rate}"
 
 
+def quick_gelu(tokens: Tensor) -> Tensor:
+    """x sigmoid(1.702 x), which stands for the GELU in CLIP's first models."""
+    return tokens * torch.sigmoid(1.702 * tokens)
+
+
 class FeedForward(nn.Module):
     """Two linear layers with a GELU between, token by token; hidden width 4 d by default (Section 3.3.3)."""
 
-    def __init__(self, width: int, ratio: float = 4) -> None:
+    def __init__(
+        self, width: int, ratio: float = 4, activation: Callable[[Tensor], Tensor] = nn.functional.gelu
+    ) -> None:
         super().__init__()
+        self.activation = activation
         self.expand = nn.Linear(width, int(width * ratio))
         self.contract = nn.Linear(int(width * ratio), width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[B, N, d] -> [B, N, d]."""
-        return self.contract(nn.functional.gelu(self.expand(tokens)))
+        return self.contract(self.activation(self.expand(tokens)))
 
 
 class LocalPatchInteraction(nn.Module):
@@ -65,16 +75,24 @@ class TransformerBlock(nn.Module):
         attention: `SelfAttention` or an efficient variant.
         layer_scale: initial value of the learned scale of each branch; None: no scale.
         drop_path: rate of stochastic depth.
+        norm_epsilon: added to the variance in the LayerNorms.
+        activation: between the layers of the feed-forward.
     """
 
     def __init__(
-        self, width: int, attention: nn.Module, layer_scale: float | None = None, drop_path: float = 0.0
+        self,
+        width: int,
+        attention: nn.Module,
+        layer_scale: float | None = None,
+        drop_path: float = 0.0,
+        norm_epsilon: float = NORM_EPSILON,
+        activation: Callable[[Tensor], Tensor] = nn.functional.gelu,
     ) -> None:
         super().__init__()
-        self.attention_norm = nn.LayerNorm(width, eps=NORM_EPSILON)
+        self.attention_norm = nn.LayerNorm(width, eps=norm_epsilon)
         self.attention = attention
-        self.feed_forward_norm = nn.LayerNorm(width, eps=NORM_EPSILON)
-        self.feed_forward = FeedForward(width)
+        self.feed_forward_norm = nn.LayerNorm(width, eps=norm_epsilon)
+        self.feed_forward = FeedForward(width, activation=activation)
         self.attention_scale: nn.Parameter | None = None
         self.feed_forward_scale: nn.Parameter | None = None
         if layer_scale is not None:

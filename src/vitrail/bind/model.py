@@ -1,0 +1,224 @@
+"""ImageBind: one encoder a sense, one space for all (Section 6.3)."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitrail.bind.encoder import Encoder
+from vitrail.bind.modalities import MODALITIES
+from vitrail.bind.modality import Modality
+from vitrail.config import check_range
+from vitrail.errors import VitrailError
+
+if TYPE_CHECKING:
+    from vitrail.bind.compact import Weights
+
+LARGEST_SCALE = 100.0
+"""1 / tau is cut there, as in CLIP."""
+
+SIX = ("image", "text", "audio", "depth", "thermal", "imu")
+"""The senses of the published model."""
+
+
+@dataclass(frozen=True)
+class ImageBindConfig:
+    """Which senses a model has, and the dimension of their common space.
+
+    Raises:
+        VitrailError: no senses, one under another's name, or a dimension below 1.
+    """
+
+    dimension: int
+    """Of the embeddings."""
+    modalities: dict[str, Modality]
+    """By name."""
+
+    def __post_init__(self) -> None:
+        check_range(self, "dimension", least=1)
+        if not self.modalities:
+            raise VitrailError(f"A model needs at least one modality; choose among {', '.join(MODALITIES)}.")
+        for name, modality in self.modalities.items():
+            if not isinstance(modality, Modality) or modality.name != name:
+                raise VitrailError(
+                    f"{modality!r} stands in the model as {name!r}; name each modality as its class does."
+                )
+
+    def build(self) -> "ImageBind":
+        """The model with fresh weights."""
+        return ImageBind(self)
+
+
+class LogitScale(nn.Module):
+    """Vectors over the temperature of their sense: times 1 / tau, at most `LARGEST_SCALE`.
+
+    Args:
+        temperature: tau, at first.
+        learned: whether log(1 / tau) is a parameter.
+    """
+
+    log_scale: Tensor
+
+    def __init__(self, temperature: float, learned: bool) -> None:
+        super().__init__()
+        log_scale = torch.tensor(-math.log(temperature))
+        if learned:
+            self.log_scale = nn.Parameter(log_scale)
+        else:
+            self.register_buffer("log_scale", log_scale)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """[..., d] -> [..., d]."""
+        return vectors * self.log_scale.exp().clamp(max=LARGEST_SCALE)
+
+
+class ImageBind(nn.Module):
+    """Embeds what its senses take in, all in one space: what belongs together is close together.
+
+    Attributes:
+        config: senses and dimension.
+        encoders: name -> `Encoder`.
+        scales: name -> `LogitScale`, of the senses that have a temperature.
+    """
+
+    def __init__(self, config: ImageBindConfig) -> None:
+        super().__init__()
+        self.config = config
+        encoders: dict[str, Encoder] = {}
+        scales = {}
+        for name, modality in config.modalities.items():
+            encoders[name] = modality.build(config.dimension)
+            if modality.temperature is not None:
+                scales[name] = LogitScale(modality.temperature, modality.learned_temperature)
+        self.encoders = nn.ModuleDict(encoders)
+        self.scales = nn.ModuleDict(scales)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return next(self.parameters()).device
+
+    def modality(self, name: str) -> Modality:
+        """The configuration of a sense.
+
+        Raises:
+            VitrailError: this model does not have it.
+        """
+        if name not in self.config.modalities:
+            raise VitrailError(
+                f"The model has no modality {name!r} but {', '.join(self.config.modalities)}; choose among these."
+            )
+        return self.config.modalities[name]
+
+    def encode(self, inputs: Mapping[str, Tensor], scaled: bool = False) -> dict[str, Tensor]:
+        """Prepared inputs, on the model's device, to their embeddings; gradients flow.
+
+        The vectors of the clips of one input are normalized, averaged, and normalized again.
+
+        Args:
+            inputs: name of the sense -> [B, ...], or [B, S, ...] for S clips or views of each input.
+            scaled: give what the official code gives, for logits: each clip's unit vector over the temperature, and
+                the clips' average as it is.
+
+        Returns:
+            name -> [B, dimension], unit vectors unless scaled.
+
+        Raises:
+            VitrailError: a sense that this model does not have, or inputs of another shape.
+        """
+        embeddings = {}
+        for name, tensor in inputs.items():
+            self.modality(name)
+            encoder: Any = self.encoders[name]
+            clips = None
+            shape = tuple(tensor.shape)
+            if not encoder.stem.accepts(shape) and encoder.stem.accepts(shape[1:]):
+                clips, tensor = tensor.shape[:2], tensor.flatten(0, 1)
+            vectors = F.normalize(encoder(tensor), dim=-1)
+            if scaled and name in self.scales:
+                vectors = self.scales[name](vectors)
+            if clips is not None:
+                vectors = vectors.unflatten(0, clips).mean(dim=1)
+                vectors = vectors if scaled else F.normalize(vectors, dim=-1)
+            embeddings[name] = vectors
+        return embeddings
+
+    @torch.inference_mode()
+    def embed(self, sources: Mapping[str, Sequence[str | Path]], batch_size: int = 16) -> dict[str, Tensor]:
+        """Files (of text: strings) to their embeddings; the model should be in evaluation mode.
+
+        Args:
+            sources: name of the sense -> n paths, or strings of text.
+            batch_size: clips that are encoded at a time.
+
+        Returns:
+            name -> [n, dimension] unit vectors, float32, on the CPU.
+
+        Raises:
+            VitrailError: a sense that this model does not have, or a file that cannot be read.
+        """
+        check = {name: self.modality(name) for name in sources}
+        return {name: self._embed(name, modality, sources[name], batch_size) for name, modality in check.items()}
+
+    def _embed(self, name: str, modality: Modality, sources: Sequence[str | Path], batch_size: int) -> Tensor:
+        sums = torch.zeros(len(sources), self.config.dimension)
+        waiting: dict[tuple[int, ...], list[tuple[int, Tensor]]] = {}  # by shape: pictures and video may be mixed
+
+        def finish(clips: list[tuple[int, Tensor]]) -> None:
+            batch = torch.stack([clip for _, clip in clips]).to(self.device)
+            numbers = torch.tensor([number for number, _ in clips])
+            sums.index_add_(0, numbers, self.encode({name: batch})[name].float().cpu())
+            clips.clear()
+
+        for number, source in enumerate(sources):
+            for clip in modality.read(source):
+                clips = waiting.setdefault(tuple(clip.shape), [])
+                clips.append((number, clip))
+                if len(clips) == batch_size:
+                    finish(clips)
+        for clips in waiting.values():
+            if clips:
+                finish(clips)
+        return F.normalize(sums, dim=-1)
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path,
+        *,
+        modalities: Sequence[str] | None = None,
+        weights: "Weights | None" = None,
+        device: str | torch.device = "cpu",
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> "ImageBind":
+        """A trained model in evaluation mode: see `vitrail.bind.storage.load_model`.
+
+        Raises:
+            VitrailError: there is no such model, or the file is none.
+        """
+        from vitrail.bind.storage import load_model
+
+        return load_model(source, modalities, weights, settings).to(device)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the model to one file: see `vitrail.bind.storage.save_model`."""
+        from vitrail.bind.storage import save_model
+
+        save_model(self, path)
+
+
+def imagebind_huge() -> ImageBindConfig:
+    """The published model: 1201 million parameters, 1024 dimensions (Section 6.3.3)."""
+    return ImageBindConfig(1024, {name: MODALITIES[name]() for name in SIX})
+
+
+def imagebind_tiny() -> ImageBindConfig:
+    """The same senses in four blocks of 128 channels each, which two cores train; 128 dimensions."""
+    sizes: dict[str, Any] = {"width": 128, "depth": 4, "heads": 4}
+    return ImageBindConfig(128, {name: dataclasses.replace(MODALITIES[name](), **sizes) for name in SIX})
