@@ -52,6 +52,36 @@ def test_self_attention_does_not_care_where_tokens_stand(tokens: Tensor) -> None
     torch.testing.assert_close(attention(tokens[:, order], (2, 2), 1), attention(tokens)[:, order])
 
 
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("extra", [False, True])
+def test_causal_attention_and_an_extra_key_and_value_are_those_of_torch(
+    tokens: Tensor, causal: bool, extra: bool
+) -> None:
+    """nn.MultiheadAttention puts the extra ones last, which makes no difference."""
+    attention = SelfAttention(WIDTH, HEADS, causal, extra).double()
+    oracle = torch.nn.MultiheadAttention(WIDTH, HEADS, add_bias_kv=extra, batch_first=True, dtype=torch.float64)
+    with torch.no_grad():
+        oracle.in_proj_weight.copy_(attention.query_key_value.weight)
+        oracle.in_proj_bias.copy_(attention.query_key_value.bias)
+        oracle.out_proj.load_state_dict(attention.projection.state_dict())
+        if extra:
+            for ours, theirs in ((attention.extra_key, oracle.bias_k), (attention.extra_value, oracle.bias_v)):
+                ours.normal_(generator=torch.Generator().manual_seed(2))
+                theirs.copy_(ours.view(1, 1, -1))
+    mask = torch.ones(TOKENS, TOKENS, dtype=torch.bool).triu(1) if causal else None  # True: not seen
+    expected = oracle(tokens, tokens, tokens, attn_mask=mask, need_weights=False)[0]
+    torch.testing.assert_close(attention(tokens), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_plain_attention_has_the_keys_it_had() -> None:
+    assert sorted(SelfAttention(WIDTH, HEADS).state_dict()) == [
+        "projection.bias",
+        "projection.weight",
+        "query_key_value.bias",
+        "query_key_value.weight",
+    ]
+
+
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("learned_temperature", [True, False])
 def test_cross_covariance_attention_is_equation_3_1(tokens: Tensor, normalize: bool, learned_temperature: bool) -> None:

@@ -80,14 +80,12 @@ class PatchStem(Stem):
         """[B, C, H, W], and for several frames also [B, C, T, H, W], at least one patch high and wide."""
         if min(shape[-2:]) < self.patches.kernel_size[0]:
             return False
-        return shape[1:-2] in ((self.channels,), (self.channels, self.frames))
+        return shape[1:-2] == (self.channels,) or (self.frames > 1 and shape[1:-2] == (self.channels, self.frames))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """[B, C, H, W] or [B, C, T, H, W] -> [B, 1 + h * w, d], the class token first."""
-        if self.frames == 1:
+        if inputs.ndim == 5 or self.frames == 1:
             picture = self.patches(inputs.flatten(1, -3))
-        elif inputs.ndim == 5:
-            picture = self.patches(inputs.flatten(1, 2))
         else:  # the same picture in all frames: their kernels add up
             kernel = self.patches.weight.unflatten(1, (self.channels, self.frames)).sum(2)
             picture = nn.functional.conv2d(inputs, kernel, stride=self.patches.stride)
