@@ -11,13 +11,15 @@ from collections.abc import Sequence
 from vitrail.cli import compress, models, pretrain, recognize, train
 from vitrail.errors import VitrailError
 
-DESCRIPTION = "Vision transformers on your own images: train, evaluate, use and look into them."
+DESCRIPTION = "Vision systems on your own data: pictures in very few bytes, recognition, pre-training without labels."
 
 EXAMPLES = """\
 examples:
+  vitrail compress photo.jpg -o photo.vtr --quality 4
+  vitrail decompress photo.vtr -o photo.png
   vitrail train xcit_folder --data.root photos/train --validation photos/val
   vitrail recognize classify runs/xcit_folder/checkpoints/best.safetensors photos/new/*.jpg
-  vitrail recognize explain runs/xcit_folder/checkpoints/best.safetensors photo.jpg -o explained.png
+  vitrail train splitmask_mini --data.root photos -o runs/pretrained
 """
 
 
