@@ -88,7 +88,7 @@ def from_clip(
         odd = min(left, default="no logit_scale")
         raise FileError(f"{where} holds {odd}, so it is no CLIP that we know; take one with a plain ViT.")
     for encoder in shown.values():
-        encoder["head.weight"] = encoder["head.weight"].T
+        encoder["head.weight"] = encoder["head.weight"].T.contiguous()
         for key in encoder.keys() & {"stem.class_token", "stem.positions.table", "stem.positions"}:
             encoder[key] = encoder[key].view(1, -1, encoder[key].shape[-1])
     kernel = shown["image"]["stem.patches.weight"]

@@ -206,6 +206,40 @@ class ImageBind(nn.Module):
 
         return load_model(source, modalities, weights, settings).to(device)
 
+    def initialize(
+        self,
+        source: str | Path,
+        modalities: Sequence[str] = ("image", "text"),
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Takes over encoders (and temperatures) of a trained model, as of OpenCLIP's (Section 6.3.3).
+
+        Args:
+            source, settings: of the trained model, as for `load`.
+            modalities: whose encoders to take over; they must be of the same sizes and kinds in both.
+
+        Raises:
+            VitrailError: there is no such model, or its encoders are others than this model's.
+        """
+        trained = ImageBind.load(source, modalities=modalities, settings=settings)
+        for name in modalities:
+            own, other = self.modality(name), trained.modality(name)
+            for field in ("width", "depth", "heads", "norm_epsilon", "activation", "head_width"):
+                if getattr(own, field) != getattr(other, field):
+                    raise VitrailError(
+                        f"The {name} encoder of {source} has {field} = {getattr(other, field)}, and that of this model "
+                        f"{getattr(own, field)}; set it to the same."
+                    )
+            try:
+                self.encoders[name].load_state_dict(trained.encoders[name].state_dict())
+            except RuntimeError:
+                raise VitrailError(
+                    f"The {name} encoder of {source} is for inputs or embeddings of another size than this model's; "
+                    "give this model the same sizes."
+                ) from None
+            if name in self.scales and name in trained.scales:
+                self.scales[name].load_state_dict(trained.scales[name].state_dict())
+
     def save(self, path: str | Path) -> None:
         """Writes the model to one file: see `vitrail.bind.storage.save_model`."""
         from vitrail.bind.storage import save_model
