@@ -187,10 +187,10 @@ def test_as_many_scores_as_table_3_3_says(monkeypatch: pytest.MonkeyPatch, atten
     counted = 0
     original = F.scaled_dot_product_attention
 
-    def count(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def count(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
         nonlocal counted
         counted += math.prod(query.shape[:-1]) * key.shape[-2] // HEADS
-        return original(query, key, value)
+        return original(query, key, value, mask)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", count)
     assert attention(torch.randn(1, 64, WIDTH), (8, 8), 0).shape == (1, 64, WIDTH)
