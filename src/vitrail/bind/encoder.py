@@ -217,6 +217,10 @@ class Encoder(nn.Module):
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
 
+    def accepts(self, shape: tuple[int, ...]) -> bool:
+        """Whether `shape` is one of a batch of inputs, [B, ...], rather than of clips, [B, S, ...], or of none."""
+        return self.stem.accepts(shape)
+
     def trunk(self, tokens: Tensor) -> Tensor:
         """[B, N, d] of the stem -> [B, N, d] leaving the last block."""
         tokens = self.norm_before(tokens)
@@ -225,12 +229,12 @@ class Encoder(nn.Module):
         return tokens
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """[B, ...] as `stem.accepts` -> [B, dimension].
+        """[B, ...] -> [B, dimension].
 
         Raises:
             VitrailError: the inputs are of another shape.
         """
-        if not self.stem.accepts(tuple(inputs.shape)):
+        if not self.accepts(tuple(inputs.shape)):
             raise VitrailError(
                 f"Inputs of shape {list(inputs.shape)} do not fit the encoder, which takes {self.stem.shapes}; "
                 "prepare them with the modality's `read`."

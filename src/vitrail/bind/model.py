@@ -138,7 +138,7 @@ class ImageBind(nn.Module):
             encoder: Any = self.encoders[name]
             clips = None
             shape = tuple(tensor.shape)
-            if not encoder.stem.accepts(shape) and encoder.stem.accepts(shape[1:]):
+            if not encoder.accepts(shape) and encoder.accepts(shape[1:]):
                 clips, tensor = tensor.shape[:2], tensor.flatten(0, 1)
             vectors = F.normalize(encoder(tensor), dim=-1)
             if scaled and name in self.scales:

@@ -4,6 +4,7 @@ A file of ours is safetensors; its metadata hold, under `vitrail.bind`, JSON: th
 matrices are stored.
 """
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from vitrail.config import from_json, to_json
 from vitrail.download import fetch
 from vitrail.errors import FileError, VitrailError
 from vitrail.files import atomic_path
+from vitrail.layers.low_rank import LowRankLinear, merge_low_rank
 from vitrail.tensors import read_tensors
 
 METADATA = "vitrail.bind"
@@ -30,7 +32,7 @@ def save_model(model: ImageBind, path: str | Path) -> None:
     """Writes a model to one file, whole or not at all, its matrices as the model has them.
 
     Args:
-        model: to save.
+        model: to save; low-rank changes are merged in the file.
         path: ends in .safetensors.
 
     Raises:
@@ -39,6 +41,9 @@ def save_model(model: ImageBind, path: str | Path) -> None:
     path = Path(path)
     if path.suffix != ".safetensors":
         raise VitrailError(f"Cannot write a model to {path}: its name must end in .safetensors.")
+    if any(isinstance(module, LowRankLinear) for module in model.modules()):
+        model = copy.deepcopy(model)
+        merge_low_rank(model)
     about = {"config": to_json(model.config), "weights": stored_weights(model)}
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
     with atomic_path(path) as temporary:
@@ -137,6 +142,7 @@ def _of_training(path: Path) -> tuple[ImageBindConfig, dict[str, Tensor], Weight
     model = getattr(task, "model", None)
     if not isinstance(model, ImageBind):
         raise FileError(f"{path} is of a {type(experiment).__name__}, which has no ImageBind; take one that has.")
+    merge_low_rank(model)
     return model.config, model.state_dict(), "float32"
 
 
