@@ -13,6 +13,8 @@ from torch import Tensor, nn
 Weights = Literal["float32", "bfloat16", "int8"]
 """How the matrices of a model are stored."""
 
+BLOCK = 2**18  # weights that are rounded at a time: large temporary copies would leave memory in pieces
+
 
 class CompactMatrix(nn.Module):
     """A matrix of n rows in fewer bits.
@@ -31,10 +33,15 @@ class CompactMatrix(nn.Module):
         super().__init__()
         matrix = matrix.detach()
         if weights == "int8":
-            largest = matrix.abs().amax(dim=1)
-            scale = torch.where(largest > 0, largest / 127, 1.0).float()
-            self.register_buffer("weight", (matrix / scale[:, None]).round().to(torch.int8))
-            self.register_buffer("scale", scale)
+            self.register_buffer("weight", torch.empty_like(matrix, dtype=torch.int8))
+            self.register_buffer("scale", matrix.new_empty(len(matrix), dtype=torch.float32))
+            assert self.scale is not None
+            rows = max(1, BLOCK // matrix.shape[1])
+            parts = (tensor.split(rows) for tensor in (matrix, self.weight, self.scale))
+            for part, weight, scale in zip(*parts, strict=True):
+                largest = part.abs().amax(dim=1)
+                scale.copy_(torch.where(largest > 0, largest / 127, 1.0))
+                weight.copy_((part / scale[:, None]).round())
         else:
             self.register_buffer("weight", matrix.to(getattr(torch, weights)))
             self.scale = None
