@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -164,10 +164,25 @@ class ImageBind(nn.Module):
             VitrailError: a sense that this model does not have, or a file that cannot be read.
         """
         check = {name: self.modality(name) for name in sources}
-        return {name: self._embed(name, modality, sources[name], batch_size) for name, modality in check.items()}
+        return {
+            name: self.embed_clips(name, enumerate(map(modality.read, sources[name])), len(sources[name]), batch_size)
+            for name, modality in check.items()
+        }
 
-    def _embed(self, name: str, modality: Modality, sources: Sequence[str | Path], batch_size: int) -> Tensor:
-        sums = torch.zeros(len(sources), self.config.dimension)
+    @torch.inference_mode()
+    def embed_clips(self, name: str, inputs: Iterable[tuple[int, Tensor]], count: int, batch_size: int = 16) -> Tensor:
+        """The embeddings of inputs of one sense, taken as they come, so that few are in memory at a time.
+
+        Args:
+            name: of the sense.
+            inputs: numbers below `count`, each with its input's clips [S, ...]; S may differ.
+            count: n.
+            batch_size: clips that are encoded at a time.
+
+        Returns:
+            [n, dimension] unit vectors, float32, on the CPU; zeros where no input had the number.
+        """
+        sums = torch.zeros(count, self.config.dimension)
         waiting: dict[tuple[int, ...], list[tuple[int, Tensor]]] = {}  # by shape: pictures and video may be mixed
 
         def finish(clips: list[tuple[int, Tensor]]) -> None:
@@ -176,8 +191,8 @@ class ImageBind(nn.Module):
             sums.index_add_(0, numbers, self.encode({name: batch})[name].float().cpu())
             clips.clear()
 
-        for number, source in enumerate(sources):
-            for clip in modality.read(source):
+        for number, input_clips in inputs:
+            for clip in input_clips:
                 clips = waiting.setdefault(tuple(clip.shape), [])
                 clips.append((number, clip))
                 if len(clips) == batch_size:
