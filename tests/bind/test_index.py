@@ -164,7 +164,9 @@ def test_folders_that_are_no_index(files, tmp_path):
     next((tmp_path / "index").glob("*.parquet")).write_bytes(b"PAR1 not really")
     with pytest.raises(FileError, match=r"parquet is damaged or missing; make the index anew"):
         index.read()
-    (tmp_path / "index" / MANIFEST).write_text('{"format": 2, "model": "toy", "dimension": 4, "parts": []}')
+    (tmp_path / "index" / MANIFEST).write_text(
+        '{"format": 2, "model": "toy", "dimension": 4, "source": "", "parts": []}'
+    )
     with pytest.raises(FileError, match="is of format 2, not 1"):
         Index.open(tmp_path / "index")
     for damaged in ('{"format": 1', "[]", '{"format": 1, "model": "toy"}', "\xff"):

@@ -82,12 +82,13 @@ class Index:
 
     Attributes:
         folder: where it is.
-        model: what made the vectors; two models' vectors must not meet.
+        model: tells apart what made the vectors; two models' vectors must not meet.
         dimension: d.
+        source: where the model was when the index was last brought up to date.
     """
 
-    def __init__(self, folder: Path, model: str, dimension: int, parts: Sequence[str]) -> None:
-        self.folder, self.model, self.dimension = folder, model, dimension
+    def __init__(self, folder: Path, model: str, dimension: int, source: str, parts: Sequence[str] = ()) -> None:
+        self.folder, self.model, self.dimension, self.source = folder, model, dimension, source
         self._parts = list(parts)
 
     @classmethod
@@ -100,18 +101,23 @@ class Index:
         folder = Path(folder)
         try:
             about = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-            made = about["format"], str(about["model"]), int(about["dimension"]), [str(name) for name in about["parts"]]
+            number, parts = about["format"], [str(name) for name in about["parts"]]
+            made = str(about["model"]), int(about["dimension"]), str(about["source"]), parts
         except FileNotFoundError:
             raise FileError(f"There is no index in {folder}; make one with: vitrail bind index.") from None
         except (OSError, ValueError, KeyError, TypeError):
             raise FileError(f"{folder / MANIFEST} is damaged; delete {folder} and make the index anew.") from None
-        if made[0] != FORMAT:
-            raise FileError(f"The index in {folder} is of format {made[0]}, not {FORMAT}; make it anew.")
-        return cls(folder, *made[1:])
+        if number != FORMAT:
+            raise FileError(f"The index in {folder} is of format {number}, not {FORMAT}; make it anew.")
+        return cls(folder, *made)
 
     @classmethod
-    def open_or_make(cls, folder: str | Path, model: str, dimension: int) -> Self:
+    def open_or_make(cls, folder: str | Path, model: str, dimension: int, source: str = "") -> Self:
         """The index in `folder`, which may be new.
+
+        Args:
+            folder: its own.
+            model, dimension, source: as the attributes.
 
         Raises:
             FileError: the folder holds other things, or an index that is damaged.
@@ -121,8 +127,9 @@ class Index:
         if not (folder / MANIFEST).exists():
             if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
                 raise FileError(f"{folder} holds other things than an index; choose a new folder for it.")
-            return cls(folder, model, dimension, [])
+            return cls(folder, model, dimension, source)
         index = cls.open(folder)
+        index.source = source or index.source
         if (index.model, index.dimension) != (model, dimension):
             raise VitrailError(
                 f"The index in {folder} was made by {index.model}, whose vectors cannot be compared with those of "
@@ -254,7 +261,8 @@ class Index:
         with atomic_path(self.folder / name) as temporary:
             load_arrow()[1].write_table(table, temporary)
         self._parts = [*beside, name]
-        about = {"format": FORMAT, "model": self.model, "dimension": self.dimension, "parts": self._parts}
+        about = {"format": FORMAT, "model": self.model, "dimension": self.dimension, "source": self.source}
+        about["parts"] = self._parts
         write_text(self.folder / MANIFEST, json.dumps(about, indent=2) + "\n")
 
 
@@ -325,3 +333,14 @@ def _matrix(table: Any, dimension: int) -> Vectors:
     vectors = table.column("vector").combine_chunks()
     flat: Vectors = vectors.flatten().to_numpy(zero_copy_only=False)
     return np.ascontiguousarray(flat.reshape(-1, dimension))
+
+
+def write_vectors(path: str | Path, entries: Sequence[Entry], vectors: Vectors) -> None:
+    """A Parquet file of vectors [n, d] and what they stand for: columns name, modality, start, seconds, vector."""
+    arrow, parquet = load_arrow()
+    schema = _schema(vectors.shape[1])
+    columns: dict[str, Any] = {name: [getattr(entry, name) for entry in entries] for name in _COLUMNS[:4]}
+    columns["vector"] = list(vectors)
+    schema = arrow.schema([schema.field(name) for name in columns])
+    with atomic_path(path) as temporary:
+        parquet.write_table(arrow.table(columns, schema=schema), temporary)

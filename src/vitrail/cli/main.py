@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from vitrail.cli import compress, models, pretrain, recognize, train
+from vitrail.cli import bind, compress, models, pretrain, recognize, train
 from vitrail.errors import VitrailError
 
 DESCRIPTION = "Vision systems on your own data: pictures in very few bytes, recognition, pre-training without labels."
@@ -30,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="store_true", help="print the version and leave")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
-    for family in (train, recognize, compress, models, pretrain):
+    for family in (train, recognize, compress, models, pretrain, bind):
         family.add_verbs(verbs)
     demo = verbs.add_parser("demo", help="one of the systems at work on bundled photos, with a report to open")
     demo.add_argument(

@@ -1,0 +1,219 @@
+"""`vitrail bind`: files of all senses in one space, and search among them."""
+
+import argparse
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vitrail.cli.inputs import add_device, device, positive, print_table, progress
+from vitrail.errors import FileError, VitrailError
+
+if TYPE_CHECKING:
+    from vitrail.bind import ImageBind
+    from vitrail.bind.index import Source
+
+_AS_HELP = "files that the pattern fits are of this sense, such as depth=scans/*.png (may be given several times)"
+_QUERY = "--text TEXT, --image FILE, --audio FILE, and so for every sense, as often as you like"
+
+
+def add_verbs(verbs: Any) -> None:
+    """Adds the verbs of this file to the command line."""
+    bind = verbs.add_parser("bind", help="pictures, texts, sounds and sensors in one space: embed and search them")
+    ways = bind.add_subparsers(dest="way", metavar="WAY", required=True)
+
+    embed = ways.add_parser("embed", help="write the vectors of files to a table")
+    embed.add_argument("inputs", nargs="+", metavar="FILE", help="files or folders")
+    embed.add_argument("-o", "--output", required=True, metavar="FILE.parquet", help="the table to write")
+    _add_common(embed)
+    embed.set_defaults(run=run_embed)
+
+    index = ways.add_parser("index", help="make an index of a folder, or bring it up to date")
+    index.add_argument("folder", metavar="FOLDER", help="with files of any senses, at any depth")
+    index.add_argument("-o", "--output", required=True, metavar="INDEX", help="the index's own folder")
+    _add_common(index)
+    index.set_defaults(run=run_index)
+
+    search = ways.add_parser(
+        "search",
+        help="find what is nearest to a text, a picture, a sound, or a sum of them",
+        usage=f"vitrail bind search INDEX {_QUERY} [--weights W ...] [--only SENSE ...]",
+        description=f"What to search by: {_QUERY}. Several are added up.",
+    )
+    search.add_argument("index", metavar="INDEX", help="of `vitrail bind index`")
+    search.add_argument(
+        "--weights", type=float, nargs="+", metavar="W", help="of what is searched by, in order (default: equal)"
+    )
+    search.add_argument("--only", nargs="+", default=(), metavar="SENSE", help="find only what is of these senses")
+    search.add_argument("--count", type=positive, default=10, metavar="N", help="most hits (default: 10)")
+    search.add_argument("--json", action="store_true", help="one JSON object a hit")
+    search.add_argument("--model", metavar="MODEL", help="where the index's model is now (default: where it was)")
+    add_device(search)
+    search.set_defaults(run=run_search, takes_fields=True)
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", default="imagebind_huge", help="a published name, a file or a run (default: %(default)s)"
+    )
+    parser.add_argument("--as", dest="patterns", action="append", default=[], metavar="SENSE=PATTERN", help=_AS_HELP)
+    parser.add_argument("--batch-size", type=positive, default=16, metavar="N", help="clips at once (default: 16)")
+    add_device(parser)
+
+
+def run_embed(arguments: argparse.Namespace) -> int:
+    """`vitrail bind embed`; 1 where some file could not be read."""
+    import numpy as np
+
+    from vitrail.bind.bulk import embed_sources
+    from vitrail.bind.index import Entry, write_vectors
+
+    if Path(arguments.output).suffix != ".parquet":
+        raise VitrailError(f"Cannot write {arguments.output}: its name must end in .parquet.")
+    sources = [source for name in arguments.inputs for source in _sources(Path(name), arguments.patterns)]
+    model = _load(arguments.model, arguments.device)
+    sources = _known(model, sources)
+    entries, vectors, failed = [], [], []
+    with progress() as bar:
+        for source in bar.track(sources, description="Embedding"):
+            (made,) = embed_sources(model, [source], arguments.batch_size)
+            if isinstance(made, VitrailError):
+                failed.append(str(made))
+                continue
+            for span, vector in zip(made.spans, made.vectors, strict=True):
+                entries.append(Entry(source.name, source.modality, *(span or (None, None))))
+                vectors.append(vector)
+    _complain(failed)
+    if not entries:
+        raise FileError("No file could be embedded; nothing was written.")
+    write_vectors(arguments.output, entries, np.stack(vectors))
+    print(f"{len(entries)} vectors of {model.config.dimension} dimensions in {arguments.output}")
+    return 1 if failed else 0
+
+
+def run_index(arguments: argparse.Namespace) -> int:
+    """`vitrail bind index`; 1 where some file could not be read."""
+    from vitrail.bind.bulk import embed_sources
+    from vitrail.bind.index import Index
+    from vitrail.bind.storage import fingerprint
+
+    folder, output = Path(arguments.folder), Path(arguments.output)
+    if not folder.is_dir():
+        raise FileError(f"There is no folder {folder}; name one that holds files.")
+    model = _load(arguments.model, arguments.device)
+    index = Index.open_or_make(output, fingerprint(arguments.model), model.config.dimension, str(arguments.model))
+    within = output.resolve()
+    sources = [one for one in _sources(folder, arguments.patterns) if within not in one.path.resolve().parents]
+    sources = _known(model, sources)
+    with progress() as bar:
+        task = bar.add_task("Indexing", total=len(sources))
+        changes = index.update(
+            sources,
+            partial(embed_sources, model, batch_size=arguments.batch_size),
+            done=lambda files: bar.advance(task, files),
+        )
+    _complain(changes.failed)
+    print(
+        f"{output}: {changes.added} files embedded, {changes.kept} unchanged, {changes.removed} forgotten, "
+        f"{len(changes.failed)} that cannot be read"
+    )
+    return 1 if changes.failed else 0
+
+
+def run_search(arguments: argparse.Namespace) -> int:
+    """`vitrail bind search`."""
+    import torch
+
+    from vitrail.bind.index import Index
+    from vitrail.bind.search import Searcher, combine
+    from vitrail.bind.storage import fingerprint
+
+    query = _query(arguments.fields)
+    index = Index.open(arguments.index)
+    source = arguments.model or index.source
+    if fingerprint(source) != index.model:
+        raise VitrailError(
+            f"{source} is not the model that made {arguments.index}; name that one by --model, or make the index anew."
+        )
+    senses = list(dict.fromkeys(sense for sense, _ in query))
+    model = _load(source, arguments.device, senses)
+    vectors = torch.cat([model.embed({sense: [thing]})[sense] for sense, thing in query]).numpy()
+    hits = Searcher(index).search(combine(vectors, arguments.weights), arguments.count, arguments.only)
+    if arguments.json:
+        for hit in hits:
+            print(json.dumps({"similarity": hit.similarity, **vars(hit.entry)}))
+    else:
+        rows = [(f"{hit.similarity:.3f}", hit.entry.modality, _place(hit.entry), hit.entry.name) for hit in hits]
+        print_table(("similarity", "sense", "seconds", "file"), rows)
+    return 0
+
+
+def _place(entry: Any) -> str:
+    return "" if entry.start is None else f"{entry.start:g}-{entry.start + entry.seconds:g}"
+
+
+def _query(fields: list[str]) -> list[tuple[str, str | Path]]:
+    """Senses and what to search by, in the order of the command line."""
+    from vitrail.bind.modalities import MODALITIES
+
+    query: list[tuple[str, str | Path]] = []
+    rest = iter(fields)
+    for field in rest:
+        name, equals, value = field.partition("=")
+        sense = name.removeprefix("--")
+        if sense not in MODALITIES or not name.startswith("--"):
+            raise VitrailError(f"There is no {field} to search by; choose among --{', --'.join(MODALITIES)}.")
+        thing = value if equals else next(rest, None)
+        if thing is None:
+            raise VitrailError(f"{field} is followed by nothing; say what to search by.")
+        query.append((sense, thing if sense == "text" else Path(thing)))
+    if not query:
+        raise VitrailError(f"There is nothing to search by; give --{', --'.join(MODALITIES)}, one or several.")
+    return query
+
+
+def _sources(place: Path, patterns: list[str]) -> list["Source"]:
+    from vitrail.bind.bulk import modality_of, sort_files
+    from vitrail.bind.index import Source
+    from vitrail.bind.modalities import MODALITIES
+
+    senses = {}
+    for given in patterns:
+        sense, _, pattern = given.partition("=")
+        if sense not in MODALITIES or not pattern:
+            raise VitrailError(f"--as {given} is not SENSE=PATTERN; the senses are {', '.join(MODALITIES)}.")
+        senses[pattern] = sense
+    if place.is_dir():
+        sources, unknown = sort_files(place, senses)
+        if unknown:
+            print(f"vitrail: {unknown} files in {place} are of no known sense and left out", file=sys.stderr)
+        return sources
+    if not place.exists():
+        raise FileError(f"There is no file {place}; name files or folders.")
+    found = modality_of(str(place), senses)
+    if found is None:
+        raise VitrailError(f"What sense is {place} of? Say it by --as SENSE='{place.name}'.")
+    return [Source(place, str(place), found)]
+
+
+def _known(model: "ImageBind", sources: list["Source"]) -> list["Source"]:
+    """Those of senses that the model has."""
+    missing = sorted({source.modality for source in sources} - set(model.config.modalities))
+    if missing:
+        print(f"vitrail: the model has no {', '.join(missing)}; such files are left out", file=sys.stderr)
+    known = [source for source in sources if source.modality not in missing]
+    if not known:
+        raise FileError(f"There is no file for a model of {', '.join(model.config.modalities)}; name some.")
+    return known
+
+
+def _load(name: str, device_name: str, senses: list[str] | None = None) -> "ImageBind":
+    from vitrail.bind import ImageBind
+
+    return ImageBind.load(name, modalities=senses, device=device(device_name))
+
+
+def _complain(failed: Any) -> None:
+    for sentence in failed:
+        print(f"vitrail: {sentence}", file=sys.stderr)

@@ -1,0 +1,136 @@
+"""`vitrail bind`, with a tiny model of texts alone: what one sense does, all do."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from vitrail.bind import ImageBind, ImageBindConfig
+from vitrail.bind.modalities.text import Text
+from vitrail.cli.main import main
+
+TEXTS = {"a.txt": "a dog barks", "b.txt": "a cat sleeps", "deep/c.txt": "rain on a roof"}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    ImageBindConfig(8, {"text": Text(width=16, depth=1, heads=2)}).build().save(path)
+    return path
+
+
+@pytest.fixture
+def files(tmp_path):
+    folder = tmp_path / "files"
+    (folder / "deep").mkdir(parents=True)
+    for name, text in TEXTS.items():
+        (folder / name).write_text(text)
+    (folder / "notes.xyz").write_text("of no sense")
+    (folder / ".hidden.txt").write_text("not to be found")
+    return folder
+
+
+@pytest.fixture
+def index(model, files, tmp_path):
+    folder = tmp_path / "index"
+    assert main(["bind", "index", str(files), "-o", str(folder), "--model", str(model), "--device", "cpu"]) == 0
+    return folder
+
+
+def embedded(model, texts):
+    return ImageBind.load(model).embed({"text": texts})["text"].numpy()
+
+
+def test_embed_writes_a_table(model, files, tmp_path, capsys):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    output = tmp_path / "vectors.parquet"
+    assert main(["bind", "embed", str(files), "-o", str(output), "--model", str(model), "--device", "cpu"]) == 0
+    said = capsys.readouterr()
+    assert said.out == f"3 vectors of 8 dimensions in {output}\n"
+    assert said.err == f"vitrail: 1 files in {files} are of no known sense and left out\n"
+    table = parquet.read_table(output)
+    assert table.column_names == ["name", "modality", "start", "seconds", "vector"]
+    assert table["name"].to_pylist() == list(TEXTS) and table["modality"].to_pylist() == ["text"] * 3
+    np.testing.assert_allclose(table["vector"].to_pylist(), embedded(model, list(TEXTS.values())), atol=1e-6)
+
+
+def test_an_index_is_brought_up_to_date(model, files, index, capsys):
+    command = ["bind", "index", str(files), "-o", str(index), "--model", str(model), "--device", "cpu"]
+    (files / "a.txt").write_text("a wolf howls")
+    (files / "b.txt").unlink()
+    (files / "d.txt").write_bytes(b"\xff\xfe\xff")
+    capsys.readouterr()
+    assert main(command) == 1
+    said = capsys.readouterr()
+    assert said.out == f"{index}: 1 files embedded, 1 unchanged, 1 forgotten, 1 that cannot be read\n"
+    assert f"vitrail: Cannot read {files / 'd.txt'}: it is not text in UTF-8; mend it or leave it out.\n" in said.err
+
+
+def search(index, capsys, *options):
+    capsys.readouterr()
+    assert main(["bind", "search", str(index), "--json", "--device", "cpu", *options]) == 0
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_search_by_a_text_and_by_sums(model, index, capsys):
+    (hit, *_) = hits = search(index, capsys, "--text", "a cat sleeps")
+    assert hit == {"similarity": pytest.approx(1, abs=1e-5), "name": "b.txt", "modality": "text"} | {
+        "start": None,
+        "seconds": None,
+    }
+    assert len(hits) == 3
+    dog, cat, rain = embedded(model, list(TEXTS.values()))
+    query = dog - 0.5 * rain
+    query /= np.linalg.norm(query)
+    expected = {"a.txt": query @ dog, "b.txt": query @ cat, "deep/c.txt": query @ rain}
+    hits = search(index, capsys, "--text", "a dog barks", "--text=rain on a roof", "--weights", "1", "-0.5")
+    assert {hit["name"]: hit["similarity"] for hit in hits} == pytest.approx(expected, abs=1e-5)
+    assert [hit["name"] for hit in hits] == sorted(expected, key=lambda name: -expected[name])
+    assert search(index, capsys, "--text", "a", "--count", "1", "--only", "audio", "image") == []
+    assert main(["bind", "search", str(index), "--text", "a dog barks", "--count", "1", "--device", "cpu"]) == 0
+    assert capsys.readouterr().out == "similarity  sense  seconds  file\n     1.000  text            a.txt\n"
+
+
+def test_another_model_is_refused(files, index, tmp_path, capsys):
+    other = tmp_path / "other.safetensors"
+    ImageBindConfig(8, {"text": Text(width=16, depth=1, heads=2)}).build().save(other)
+    assert main(["bind", "search", str(index), "--text", "a", "--model", str(other)]) == 1
+    assert f"{other} is not the model that made {index}" in capsys.readouterr().err
+    assert main(["bind", "index", str(files), "-o", str(index), "--model", str(other)]) == 1
+    assert "cannot be compared" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ([], "There is nothing to search by"),
+        (["--text"], "--text is followed by nothing"),
+        (["--smell", "rose"], "There is no --smell to search by"),
+        (["rose"], "There is no rose to search by"),
+        (["--text", "a", "--weights", "1", "2"], "1 things to search by have 2 weights"),
+    ],
+)
+def test_queries_that_are_none(index, capsys, fields, sentence):
+    assert main(["bind", "search", str(index), "--device", "cpu", *fields]) == 1
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["index", "{files}/nothing", "-o", "{tmp}/new"], "There is no folder"),
+        (["index", "{files}", "-o", "{tmp}/new", "--as", "smell=*.xyz"], "--as smell=*.xyz is not SENSE=PATTERN"),
+        (["index", "{files}/deep", "-o", "{files}"], "holds other things than an index"),
+        (["embed", "{files}/notes.xyz", "-o", "{tmp}/v.parquet"], "What sense is"),
+        (["embed", "{files}/none.txt", "-o", "{tmp}/v.parquet"], "There is no file"),
+        (["embed", "{files}/a.txt", "-o", "{tmp}/v.csv"], "its name must end in .parquet"),
+        (["search", "{files}", "--text", "a"], "There is no index in"),
+    ],
+)
+def test_mistakes(model, files, tmp_path, capsys, words, sentence):
+    words = [word.format(files=files, tmp=tmp_path) for word in words]
+    assert main(["bind", *words, "--model", str(model), "--device", "cpu"]) == 1
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "v.parquet").exists() and not (tmp_path / "new").exists()
