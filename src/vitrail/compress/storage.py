@@ -28,7 +28,7 @@ from vitrail.files import atomic_path
 if TYPE_CHECKING:
     from vitrail.compress.codec import Codec
 
-DEFAULT_MODEL = "photos_1"
+DEFAULT_MODEL = "photos_2"
 """The shipped codec that is used when none is named."""
 
 METADATA = "vitrail.codec"

@@ -106,7 +106,7 @@ def compress_photos() -> AutoencoderTraining:
 
     Command: vitrail train compress_photos --data.root photos --data.list photos/train.txt --validation photos/held_out
     --loop.devices 2
-    Cost and score: the model's card, src/vitrail/compress/shipped/photos_1.md.
+    Cost and score: the model's card, src/vitrail/compress/shipped/photos_2.md.
     """
     return AutoencoderTraining(
         data=ImageData(Path("photos")),
@@ -116,7 +116,7 @@ def compress_photos() -> AutoencoderTraining:
         optimizer=OptimizerConfig(
             lr=1.5e-3, lr_batch_size=None, weight_decay=0.02, betas=(0.9, 0.95), warmup_epochs=1, min_lr=2e-5, clip=1.0
         ),
-        loop=Loop(steps=7500, batch_size=32, precision="bf16-mixed", evaluate_every=4),
+        loop=Loop(steps=6000, batch_size=32, precision="bf16-mixed", evaluate_every=4),
     )
 
 
@@ -125,7 +125,7 @@ def compress_photos_prior() -> PriorTraining:
 
     Command: vitrail train compress_photos_prior --weights runs/compress_photos --data.root photos
     --data.list photos/train.txt --validation photos/held_out --loop.devices 2
-    Cost and score: the model's card, src/vitrail/compress/shipped/photos_1.md.
+    Cost and score: the model's card, src/vitrail/compress/shipped/photos_2.md.
     """
     return PriorTraining(
         data=ImageData(Path("photos")),
