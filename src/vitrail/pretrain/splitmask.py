@@ -10,7 +10,7 @@ from vitrail.config import check_range
 from vitrail.errors import VitrailError
 from vitrail.layers.attention import SelfAttention
 from vitrail.layers.blocks import NORM_EPSILON, TransformerBlock
-from vitrail.pretrain.contrastive import info_nce
+from vitrail.layers.contrastive import info_nce
 from vitrail.pretrain.masks import split
 from vitrail.pretrain.pretraining import MaskedPretraining, MaskedTask, Prediction, of_patches, word_costs
 

@@ -1,7 +1,7 @@
 import torch
 import torch.distributed
 
-from vitrail.pretrain.contrastive import info_nce
+from vitrail.layers.contrastive import info_nce
 
 
 def equation(first: torch.Tensor, second: torch.Tensor, temperature: float) -> float:
@@ -60,3 +60,12 @@ def test_two_processes_are_one_with_their_images_together(forked, tmp_path):
     for rank in range(2):
         part = slice(3 * rank, 3 * rank + 3)
         torch.testing.assert_close(found[rank][3], info_nce(first[part], second[part]).detach())
+
+
+def test_the_temperature_is_learned():
+    torch.manual_seed(2)
+    first, second = torch.randn(4, 3), torch.randn(4, 3)
+    temperature = torch.tensor(0.2, requires_grad=True)
+    info_nce(first, second, temperature).backward()
+    near = (equation(first, second, 0.2 + 1e-5) - equation(first, second, 0.2 - 1e-5)) / 2e-5
+    assert abs(float(temperature.grad) - near) < 1e-4 * abs(near)

@@ -1,4 +1,4 @@
-"""InfoNCE between two descriptions of the same images (Equation 4.2)."""
+"""InfoNCE between two descriptions of the same things (Equations 4.2 and 6.1)."""
 
 from typing import Any
 
@@ -8,19 +8,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def info_nce(first: Tensor, second: Tensor, temperature: float = 0.2, gather: bool = True) -> Tensor:
-    """Symmetric InfoNCE, a scalar: each description must find its own image's other one among those of all images.
+def info_nce(first: Tensor, second: Tensor, temperature: float | Tensor = 0.2, gather: bool = True) -> Tensor:
+    """Symmetric InfoNCE, a scalar: each description must find its own thing's other one among those of all things.
 
-    Descriptions are scaled to unit length. The candidates are the other branch's descriptions of all images of the
-    batch, over all processes; under gradient accumulation, of the micro batch alone: 4 micro batches of 64 have 63
-    negatives, not 255. The mean over processes of what they return, and of its gradient, is what one process would
-    have with all images.
+    It is the mean over both directions. Descriptions are scaled to unit length. The candidates are the other branch's
+    descriptions of all things of the batch, over all processes; under gradient accumulation, of the micro batch alone:
+    4 micro batches of 64 have 63 negatives, not 255. The mean over processes of what they return, and of its gradient,
+    is what one process would have with all things.
 
     Args:
-        first: [B, d], one description of each image.
+        first: [B, d], one description of each thing.
         second: [B, d], the other.
-        temperature: tau.
-        gather: look among the images of all processes, which must have equally many.
+        temperature: tau; a tensor is learned.
+        gather: look among the things of all processes, which must have equally many.
     """
     first, second = F.normalize(first.float(), dim=1), F.normalize(second.float(), dim=1)
     all_first, all_second, begin = first, second, 0
