@@ -7,6 +7,15 @@ import pytest
 import vitrail
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests that need an accelerator are left out where there is none."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("this machine has no accelerator")
+
+
 @pytest.fixture(scope="session")
 def photos() -> Path:
     """The photos that ship with the package: train/<class>/NN.webp and test/<class>/NN.webp."""
