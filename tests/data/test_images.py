@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from vitrail.data.corrupt import CorruptSample
-from vitrail.data.images import list_images, natural_key, read_image, read_picture
+from vitrail.data.images import list_images, natural_key, read_image, read_picture, read_values
 from vitrail.errors import FileError
 
 
@@ -339,3 +339,18 @@ def test_list_images(tmp_path, write_image):
     assert list_images(tmp_path, recursive=True) == [tmp_path / name for name in expected]
     with pytest.raises(FileError, match=r"Cannot read the folder .*missing: No such file"):
         list_images(tmp_path / "missing")
+
+
+def test_values_are_those_of_the_file(tmp_path):
+    for name, dtype in (("a.png", np.uint8), ("b.png", np.uint16), ("c.tiff", np.int32), ("d.tiff", np.float32)):
+        values = np.arange(6, dtype=dtype).reshape(2, 3) * 41
+        Image.fromarray(values).save(tmp_path / name)
+        found = read_values(tmp_path / name)
+        assert found.dtype == dtype
+        assert found.tolist() == values.tolist()
+    (tmp_path / "e.pgm").write_bytes(b"P5 2 1 65535 \x01\x02\xff\x00")  # high bytes first
+    assert read_values(tmp_path / "e.pgm").tolist() == [[0x0102, 0xFF00]]
+    Image.new("RGB", (2, 1), (10, 10, 10)).save(tmp_path / "f.png")
+    assert read_values(tmp_path / "f.png").tolist() == [[10, 10]]
+    with pytest.raises(CorruptSample, match="there is no such file"):
+        read_values(tmp_path / "none.png")

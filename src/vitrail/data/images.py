@@ -103,6 +103,25 @@ def read_picture(
         return Picture(_to_rgb(upright, background), tuple(notes))
 
 
+def read_values(source: str | Path | IO[bytes], *, name: str | None = None) -> np.ndarray:
+    """The numbers of a picture of one channel as they are in the file, such as depths: [H, W], upright.
+
+    They are uint8, uint16, int32 or float32. Colour becomes grey of 8 bits; of an animation, the first frame is read.
+
+    Args:
+        source, name: as for `read_image`.
+
+    Raises:
+        CorruptSample: as `read_image`.
+    """
+    with _opened(source, name) as image:
+        image.load()
+        upright = _upright(image)
+        if upright.mode.startswith("I;16"):
+            return np.asarray(upright).astype(np.uint16)  # in the machine's order of bytes
+        return np.array(upright if upright.mode in ("L", "I", "F") else upright.convert("L"))
+
+
 @contextmanager
 def _opened(source: str | Path | IO[bytes], name: str | None) -> Iterator[Image.Image]:
     """The image in a file, not yet decoded; whatever goes wrong in the block is an error of that file."""
