@@ -182,12 +182,14 @@ def shown_modality(name: str, tensors: Mapping[str, Tensor], given: Mapping[str,
 
 
 def _sizes(name: str, tensors: Mapping[str, Tensor]) -> dict[str, int]:
-    """Fields of the stem."""
-    if name == "image":
-        patch_size = tensors["stem.patches.weight"].shape[-1]
-        side = math.isqrt(tensors["stem.positions.table"].shape[1] - 1)
-        return {"patch_size": patch_size, "size": side * patch_size}
-    return {}
+    """Fields of the stems whose sizes are configuration."""
+    if name == "text":
+        return {"length": tensors["stem.positions"].shape[1]}
+    if name not in ("image", "depth", "thermal"):
+        return {}
+    patch_size = tensors["stem.patches.weight"].shape[-1]
+    size = math.isqrt(tensors["stem.positions.table"].shape[1] - 1) * patch_size
+    return {"patch_size": patch_size, "size": size} if name == "image" else {"size": size}
 
 
 def _ours(name: str, key: str, tensor: Tensor) -> Tensor:
