@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from vitrail.data.corrupt import CorruptSample
-from vitrail.data.images import list_images, natural_key, read_image, read_picture, read_values
+from vitrail.data.images import image_size, list_images, natural_key, read_image, read_picture, read_values
 from vitrail.errors import FileError
 
 
@@ -354,3 +354,13 @@ def test_values_are_those_of_the_file(tmp_path):
     assert read_values(tmp_path / "f.png").tolist() == [[10, 10]]
     with pytest.raises(CorruptSample, match="there is no such file"):
         read_values(tmp_path / "none.png")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_size_is_that_of_the_upright_picture(orientation, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.jpg", exif=exif)
+    assert image_size(tmp_path / "a.jpg") == read_image(tmp_path / "a.jpg").size[::-1]
+    with pytest.raises(CorruptSample, match="there is no such file"):
+        image_size(tmp_path / "none.jpg")

@@ -122,6 +122,17 @@ def read_values(source: str | Path | IO[bytes], *, name: str | None = None) -> n
         return np.array(upright if upright.mode in ("L", "I", "F") else upright.convert("L"))
 
 
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Height and width of the picture in a file as it stands upright, without decoding it.
+
+    Raises:
+        CorruptSample: there is no such file, or it is no image.
+    """
+    with _opened(path, None) as image:
+        lying = image.getexif().get(0x0112, 1) >= 5  # EXIF orientations that turn by a quarter
+        return (image.width, image.height) if lying else (image.height, image.width)
+
+
 @contextmanager
 def _opened(source: str | Path | IO[bytes], name: str | None) -> Iterator[Image.Image]:
     """The image in a file, not yet decoded; whatever goes wrong in the block is an error of that file."""

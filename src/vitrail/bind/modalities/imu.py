@@ -41,6 +41,8 @@ class Inertial(Modality):
     """
 
     name: ClassVar[str] = "imu"
+    window: ClassVar[float] = LENGTH / RATE
+    """Seconds that the encoder takes."""
     templates: ClassVar[tuple[str, ...]] = IMAGENET_TEMPLATES
 
     width: int = 512
@@ -117,6 +119,14 @@ class Inertial(Modality):
         if start is None:
             return _window(signal, int(torch.randint(free + 1, (), generator=generator)))
         return _window(signal, _begin(start, signal, name))
+
+    def duration(self, source: str | Path | np.ndarray) -> float:
+        """Seconds that a recording lasts.
+
+        Raises:
+            CorruptSample: as `read`.
+        """
+        return self.signal(source)[0].shape[1] / RATE
 
     def signal(self, source: str | Path | np.ndarray) -> tuple[Tensor, str]:
         """The whole recording, [6, T] float32 at 400 Hz in m/s^2 and rad/s, and what errors call it.

@@ -1,0 +1,193 @@
+"""Tables of pairs: whose crops and windows belong together, and whose do not."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vitrail.bind.modalities.depth import Depth
+from vitrail.bind.modalities.imu import GRAVITY, Inertial
+from vitrail.bind.modalities.text import Text
+from vitrail.bind.modalities.thermal import Thermal
+from vitrail.bind.pairs import PairTable
+from vitrail.data.corrupt import CorruptSample
+from vitrail.data.loader import LoaderConfig, training_batches
+from vitrail.errors import FileError, VitrailError
+
+SMALL = {"width": 8, "depth": 1, "heads": 2}
+PLAIN = {**SMALL, "size": 16, "erasing": 0.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wrist(Inertial):
+    """Another recording of the same motion."""
+
+    name: ClassVar[str] = "wrist"
+
+
+@pytest.fixture
+def scenes(tmp_path):
+    """Pictures of heat, and depths in metres of half the size, that show the same numbers: where on the picture."""
+    lines = ["thermal,depth,caption"]
+    for scene in range(3):
+        rows, columns = np.mgrid[0:48, 0:64]
+        place = ((rows + 0.5) / 48 + (columns + 0.5) / 64 + scene) / 5
+        Image.fromarray((65535 * place).astype(np.uint16)).save(tmp_path / f"{scene}.tiff")
+        half = place.reshape(24, 2, 32, 2).mean(axis=(1, 3))
+        np.save(tmp_path / f"{scene}.npy", 1 / half)  # whose disparity is proportional to the place
+        lines.append(f'{scene}.tiff,{scene}.npy,"scene {scene}, as it is"')
+    (tmp_path / "pairs.csv").write_text("\n".join(lines), encoding="utf-8")
+    return tmp_path / "pairs.csv"
+
+
+THERMAL = Thermal(**PLAIN, deep="full")
+DEPTH = Depth(**PLAIN, mean=0.0, std=1.0, baseline=1.0, focal_length=1.0)
+
+
+def test_crops_are_aligned(scenes):
+    pairs = PairTable(scenes, THERMAL, DEPTH)
+    torch.manual_seed(0)
+    spreads = []
+    for number in range(3):
+        thermal, depth = pairs[number]
+        assert thermal.shape == depth.shape == (1, 16, 16)
+        torch.testing.assert_close(thermal, depth, atol=0.01, rtol=0)
+        spreads.append(float(thermal.max() - thermal.min()))
+        assert number / 5 < thermal.min() < thermal.max() < (number + 2) / 5
+    assert min(spreads) > 0.03
+
+
+def test_crops_are_not_aligned_on_wish(scenes):
+    pairs = PairTable(scenes, THERMAL, DEPTH, aligned=False)
+    torch.manual_seed(0)
+    apart = [float((pair.first - pair.second).abs().mean()) for pair in (pairs[number % 3] for number in range(9))]
+    assert np.median(apart) > 0.03
+
+
+def test_texts_stand_in_the_table(scenes):
+    text = Text(**SMALL)
+    pairs = PairTable(scenes, THERMAL, text, columns=("thermal", "caption"))
+    assert pairs[1].second.equal(text.read("scene 1, as it is")[0])
+
+
+def test_samples_follow_the_global_generator_and_the_loader(scenes):
+    pairs = PairTable(scenes, THERMAL, DEPTH, replication=2.0)
+    torch.manual_seed(3)
+    first = pairs[0]
+    torch.manual_seed(3)
+    assert first.first.equal(pairs[0].first)
+    assert not first.first.equal(pairs[0].first)
+    batches = training_batches(pairs, batch_size=6, steps=1, loader=LoaderConfig(workers=0))
+    (batch,) = batches
+    assert batch.first.shape == batch.second.shape == (6, 1, 16, 16)
+    torch.testing.assert_close(batch.first, batch.second, atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize(("replication", "length"), [(1.0, 3), (50.0, 150), (4 / 3, 4), (2 / 3, 2)])
+def test_replication(scenes, replication, length):
+    pairs = PairTable(scenes, THERMAL, DEPTH, replication=replication)
+    assert len(pairs) == length
+    torch.manual_seed(0)
+    assert pairs[length - 1].first.min() > (length - 1) % 3 / 5
+    with pytest.raises(IndexError):
+        pairs[length]
+
+
+@pytest.fixture
+def recordings(tmp_path):
+    """Two sensors of 100 and 50 Hz whose first value of rotation is the time."""
+    for name, rate, seconds in (("a", 100, 30), ("b", 50, 20)):
+        times = np.arange(rate * seconds) / rate
+        still = np.tile([0.0, 0, GRAVITY, 0, 0, 0], (len(times), 1))
+        still[:, 3] = times
+        np.savez(tmp_path / f"{name}.npz", imu=still, rate=rate)
+
+    def table(*parts):
+        lines = ["imu,wrist,start,seconds", *(f"a.npz,b.npz,{part}" for part in parts)]
+        (tmp_path / "pairs.csv").write_text("\n".join(lines), encoding="utf-8")
+        return tmp_path / "pairs.csv"
+
+    return table
+
+
+def begins(pairs, number=0, times=12):
+    """Seconds where both windows begin, drawn several times."""
+    torch.manual_seed(0)
+    drawn = [pairs[number] for _ in range(times)]
+    return np.array([[float(pair.first[3, 0]), float(pair.second[3, 0])] for pair in drawn])
+
+
+def test_windows_are_aligned_in_time(recordings):
+    table = recordings(",", "12,", "3,7")
+    found = begins(PairTable(table, Inertial(**SMALL), Wrist(**SMALL)))
+    np.testing.assert_allclose(found[:, 0], found[:, 1], atol=2e-3)
+    assert 0 <= found.min() < 4
+    assert 11 < found.max() <= 15 + 1e-3  # the shorter one lasts 20 s, and a window 5
+    for number, (least, greatest) in ((1, (12, 15)), (2, (3, 5))):
+        found = begins(PairTable(table, Inertial(**SMALL), Wrist(**SMALL)), number)
+        np.testing.assert_allclose(found[:, 0], found[:, 1], atol=2e-3)
+        assert least - 2e-3 <= found.min() < found.max() <= greatest + 2e-3
+        assert np.ptp(found[:, 0]) > (greatest - least) / 2
+
+
+def test_windows_are_not_aligned_on_wish(recordings):
+    table = recordings(",", "3,7")
+    pairs = PairTable(table, Inertial(**SMALL), Wrist(**SMALL), aligned=False)
+    found = begins(pairs)
+    assert np.abs(found[:, 0] - found[:, 1]).max() > 3
+    assert found[:, 0].max() > 15  # each in its own length
+    found = begins(pairs, 1)
+    assert 3 - 2e-3 <= found.min() < found.max() <= 5 + 2e-3
+    assert np.abs(found[:, 0] - found[:, 1]).max() > 0.5
+
+
+def test_a_part_holds_for_one_sense_too(recordings, tmp_path):
+    (tmp_path / "one.csv").write_text("text,imu,start,seconds\na walk,a.npz,21.5,5\n", encoding="utf-8")
+    pairs = PairTable(tmp_path / "one.csv", Text(**SMALL), Inertial(**SMALL))
+    recordings()
+    assert float(pairs[0].second[3, 0]) == pytest.approx(21.5, abs=2e-3)
+
+
+def test_parquet(scenes):
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = scenes.with_suffix(".parquet")
+    columns = {"thermal": ["2.tiff", "1.tiff"], "depth": ["2.npy", "1.npy"], "start": [None, 1.0]}
+    parquet.write_table(arrow.table(columns), path)
+    pairs = PairTable(path, THERMAL, DEPTH)
+    assert len(pairs) == 2
+    assert pairs[0].first.min() > 2 / 5
+    path.write_bytes(b"no table")
+    with pytest.raises(FileError, match=r"Cannot read .*pairs.parquet: .*; check the file"):
+        PairTable(path, THERMAL, DEPTH)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("", "There is no pair in"),
+        ("thermal,depth\n", "There is no pair in"),
+        ("thermal,metres\na,b", "Row 1 of .* has no 'depth' among thermal, metres"),
+        ("thermal,depth\na,b\na,", "Row 2 of .* has no 'depth'"),
+        ("thermal,depth,start\na,b,soon", "Row 1 of .* has the start 'soon'; it must be seconds"),
+        ("thermal,depth,seconds\na,b,-1", "Row 1 of .* has the seconds '-1'"),
+    ],
+)
+def test_tables_that_are_wrong(tmp_path, content, sentence):
+    path = tmp_path / "pairs.csv"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(FileError, match=sentence):
+        PairTable(path, THERMAL, DEPTH)
+
+
+def test_other_errors(scenes, tmp_path):
+    with pytest.raises(FileError, match="No such file or directory; give a table in UTF-8 or Parquet"):
+        PairTable(tmp_path / "none.csv", THERMAL, DEPTH)
+    with pytest.raises(VitrailError, match=r"A replication of 0\.1 leaves nothing"):
+        PairTable(scenes, THERMAL, DEPTH, replication=0.1)
+    (tmp_path / "0.tiff").unlink()
+    with pytest.raises(CorruptSample, match=r"0.tiff: there is no such file"):
+        PairTable(scenes, THERMAL, DEPTH)[0]
