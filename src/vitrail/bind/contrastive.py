@@ -1,7 +1,9 @@
 """The loss that binds a sense to images (Equation 6.1)."""
 
 from collections.abc import Mapping
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from vitrail.bind.model import ImageBind
@@ -20,8 +22,8 @@ def temperature_of(model: ImageBind, first: str, second: str) -> Tensor:
     """
     for name in (second, first):
         if name in model.scales:
-            scale = model.scales[name]
-            return 1 / scale(next(iter(scale.state_dict().values())).new_ones(()))
+            scale: Any = model.scales[name]
+            return 1 / scale(torch.ones_like(scale.log_scale))
     raise VitrailError(f"Neither {first} nor {second} has a temperature; set that of {second}, say to 0.07.")
 
 

@@ -86,6 +86,9 @@ class Modality:
     def sample(self, source: str | Path, generator: torch.Generator) -> Tensor:
         """One training input [...], augmented at random: a random clip, crop, mask.
 
+        Senses that see take a `crop` besides, and senses that last a `start`, which pairs of them share: see
+        `vitrail.bind.pairs.PairTable`.
+
         Raises:
             FileError, CorruptSample: as `read`.
         """
