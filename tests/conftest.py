@@ -1,8 +1,10 @@
-"""Real photos, and a classifier that was trained on them for two steps."""
+"""Real photos, a classifier that was trained on them for two steps, and scenes that two senses see."""
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import vitrail
 
@@ -32,3 +34,18 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sizes = ["--train-transform.size", "32", "--eval-transform.size", "32", "--loader.workers", "0"]
     assert main(["train", "xcit_demo", "-o", str(folder), *tiny, *sizes]) == 0
     return folder
+
+
+@pytest.fixture
+def scenes(tmp_path: Path) -> Path:
+    """Pictures of heat, and depths in metres of half the size, that show the same numbers: where on the picture."""
+    lines = ["thermal,depth,caption"]
+    for scene in range(3):
+        rows, columns = np.mgrid[0:48, 0:64]
+        place = ((rows + 0.5) / 48 + (columns + 0.5) / 64 + scene) / 5
+        Image.fromarray((65535 * place).astype(np.uint16)).save(tmp_path / f"{scene}.tiff")
+        half = place.reshape(24, 2, 32, 2).mean(axis=(1, 3))
+        np.save(tmp_path / f"{scene}.npy", 1 / half)  # whose disparity is proportional to the place
+        lines.append(f'{scene}.tiff,{scene}.npy,"scene {scene}, as it is"')
+    (tmp_path / "pairs.csv").write_text("\n".join(lines), encoding="utf-8")
+    return tmp_path / "pairs.csv"

@@ -6,7 +6,6 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from vitrail.bind.modalities.depth import Depth
 from vitrail.bind.modalities.imu import GRAVITY, Inertial
@@ -26,21 +25,6 @@ class Wrist(Inertial):
     """Another recording of the same motion."""
 
     name: ClassVar[str] = "wrist"
-
-
-@pytest.fixture
-def scenes(tmp_path):
-    """Pictures of heat, and depths in metres of half the size, that show the same numbers: where on the picture."""
-    lines = ["thermal,depth,caption"]
-    for scene in range(3):
-        rows, columns = np.mgrid[0:48, 0:64]
-        place = ((rows + 0.5) / 48 + (columns + 0.5) / 64 + scene) / 5
-        Image.fromarray((65535 * place).astype(np.uint16)).save(tmp_path / f"{scene}.tiff")
-        half = place.reshape(24, 2, 32, 2).mean(axis=(1, 3))
-        np.save(tmp_path / f"{scene}.npy", 1 / half)  # whose disparity is proportional to the place
-        lines.append(f'{scene}.tiff,{scene}.npy,"scene {scene}, as it is"')
-    (tmp_path / "pairs.csv").write_text("\n".join(lines), encoding="utf-8")
-    return tmp_path / "pairs.csv"
 
 
 THERMAL = Thermal(**PLAIN, deep="full")

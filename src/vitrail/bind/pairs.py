@@ -92,8 +92,7 @@ class PairTable:
         return self._length
 
     def __getitem__(self, number: int) -> Pair:
-        row = range(self._length)[number] % len(self._times)
-        sources = (self._source(row, 0), self._source(row, 1))
+        row, sources = self._row(number), self.sources(number)
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
         options = self._options(sources, row, generator)
         samples = [
@@ -101,6 +100,14 @@ class PairTable:
             for modality, source, chosen in zip(self.modalities, sources, options, strict=True)
         ]
         return Pair(*samples)
+
+    def sources(self, number: int) -> tuple[str | Path, str | Path]:
+        """The files, or texts, of a sample."""
+        row = self._row(number)
+        return self._source(row, 0), self._source(row, 1)
+
+    def _row(self, number: int) -> int:
+        return range(self._length)[number] % len(self._times)
 
     def _source(self, row: int, side: int) -> str | Path:
         cell = self._sources[side][row]

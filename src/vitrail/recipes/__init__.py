@@ -60,6 +60,7 @@ def train(experiment: "Experiment", folder: Path, resume: bool = False) -> "Resu
     Raises:
         VitrailError: the folder holds another run, the weights do not fit, the data cannot be read.
     """
+    from vitrail.bind.training import BindTask
     from vitrail.compress.training import CodecTask
     from vitrail.engine.loop import fit
     from vitrail.pretrain.pretraining import MaskedTask
@@ -70,7 +71,7 @@ def train(experiment: "Experiment", folder: Path, resume: bool = False) -> "Resu
             task.initialize()
         if not experiment.weights:
             return
-        if isinstance(task, CodecTask):
+        if isinstance(task, BindTask | CodecTask):
             task.start_from(experiment.weights)
         else:
             load_weights(task.get_submodule("backbone"), experiment.weights, head="auto")
