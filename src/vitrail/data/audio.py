@@ -1,0 +1,286 @@
+"""Sound files to waveforms at the rate of one's choice, to clips, and to log-mel spectrograms.
+
+Only the span that is asked for is read and resampled, so that files may last for hours.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vitrail.data.corrupt import CorruptSample
+from vitrail.errors import VitrailError
+
+RATE = 16_000
+"""Samples a second that spectrograms are made of."""
+
+Channels = Literal["first", "mean"]
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A sound file, or the sound track of a video, not yet decoded.
+
+    Attributes:
+        path: the file.
+        rate: samples a second.
+        length: samples of a channel; where a file does not tell, they have been counted.
+        decoder: what reads it.
+    """
+
+    path: Path
+    rate: int
+    length: int
+    decoder: Literal["soundfile", "av"]
+
+    @property
+    def duration(self) -> float:
+        """Seconds, rounded up to whole samples at 16 kHz, by which the published model's clips are spread."""
+        return -(-self.length * RATE // self.rate) / RATE
+
+    def samples(self, start: int, stop: int, channels: Channels = "first") -> Tensor:
+        """Samples `start` up to `stop`, silence where the file has none.
+
+        Args:
+            start, stop: at the file's own rate; they may lie outside it.
+            channels: the first channel, or the mean of all.
+
+        Returns:
+            [stop - start] float32, in -1..1.
+
+        Raises:
+            CorruptSample: the file is damaged, or has become unreadable since it was opened.
+        """
+        found = torch.zeros(max(stop - start, 0))
+        first, last = max(start, 0), min(stop, self.length)
+        if first < last:
+            read = _read_soundfile if self.decoder == "soundfile" else _read_av
+            part = torch.from_numpy(read(self, first, last, channels))
+            found[first - start : first - start + len(part)] = part
+        return found
+
+    def read(self, start: float, seconds: float, rate: int = RATE, channels: Channels = "first") -> Tensor:
+        """A span at another rate: the same numbers as if the whole file were resampled and then cut.
+
+        Args:
+            start, seconds: of the span, which ends with the file if it reaches beyond.
+            rate: samples a second of the result.
+            channels: the first channel, or the mean of all.
+
+        Returns:
+            [n] float32; n = seconds * rate, or fewer at the file's end.
+
+        Raises:
+            CorruptSample: as `samples`.
+        """
+        total = -(-self.length * rate // self.rate)
+        first, last = min(int(start * rate), total), min(int((start + seconds) * rate), total)
+        if self.rate == rate:
+            return self.samples(first, last, channels)
+        old, new = _ratio(self.rate, rate)
+        block, end = first // new, -(-last // new)
+        half = _half_width(old, new)
+        waveform = self.samples(block * old - half, end * old + half, channels)
+        return _resample_blocks(waveform, old, new)[first - block * new : last - block * new]
+
+
+def open_sound(path: str | Path) -> Sound:
+    """A sound file of any format that libsndfile or FFmpeg reads, or a video with a sound track.
+
+    Raises:
+        CorruptSample: there is no such file, it has no sound, or cannot be decoded.
+        VitrailError: the package that reads sound is missing.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CorruptSample(path, "there is no such file")
+    if not path.stat().st_size:
+        raise CorruptSample(path, "it is empty")
+    soundfile = _package("soundfile")
+    try:
+        info = soundfile.info(str(path))
+        found = Sound(path, info.samplerate, info.frames, "soundfile")
+    except soundfile.LibsndfileError:
+        found = _open_av(path)
+    if not found.length:
+        raise CorruptSample(path, "it has no sound")
+    return found
+
+
+def resample(waveform: Tensor, rate: int, new_rate: int) -> Tensor:
+    """A waveform at another rate, by a sinc with a Hann window of 6 zero crossings, cut off at 0.99 of Nyquist.
+
+    Args:
+        waveform: [n].
+        rate, new_rate: samples a second.
+
+    Returns:
+        [ceil(n * new_rate / rate)].
+    """
+    if rate == new_rate:
+        return waveform
+    old, new = _ratio(rate, new_rate)
+    total, half = -(-len(waveform) * new // old), _half_width(old, new)
+    blocks = -(-total // new)
+    padded = torch.nn.functional.pad(waveform, (half, blocks * old + half - len(waveform)))
+    return _resample_blocks(padded, old, new)[:total]
+
+
+def log_mel(waveform: Tensor, bins: int = 128, window: Literal["hann", "hamming"] = "hann") -> Tensor:
+    """Kaldi's log-mel filterbank of a waveform at 16 kHz (Section 6.3.3.1): frames of 25 ms, every 10 ms, no dither.
+
+    The mean is removed from the waveform and again from each frame; differences to 0.97 of the sample before are
+    taken; the power of 512 frequencies is summed by triangles on the mel scale, from 20 Hz to 8 kHz.
+
+    Args:
+        waveform: [n].
+        bins: triangles.
+        window: of a frame, symmetric.
+
+    Returns:
+        [bins, frames], natural logarithms; frames = 1 + floor((n - 400) / 160), none of less than 25 ms.
+    """
+    if len(waveform) < 400:
+        return waveform.new_zeros(bins, 0)
+    frames = (waveform - waveform.mean()).unfold(0, 400, 160)
+    frames = frames - frames.mean(dim=1, keepdim=True)
+    before = torch.cat([frames[:, :1], frames[:, :-1]], dim=1)
+    shape = torch.hann_window if window == "hann" else torch.hamming_window
+    frames = (frames - 0.97 * before) * shape(400, periodic=False, dtype=waveform.dtype)
+    power = torch.fft.rfft(frames, 512).abs().square()
+    energies = power @ mel_triangles(bins).to(waveform.dtype).T
+    return energies.clamp(min=torch.finfo(torch.float32).eps).log().T
+
+
+@cache
+def mel_triangles(bins: int) -> Tensor:
+    """Weights of frequencies k * 31.25 Hz, k = 0..256, in triangles evenly spaced on the mel scale.
+
+    Returns:
+        [bins, 257] float64; row i rises from 0 at corner i to 1 at corner i + 1 and falls to 0 at corner i + 2.
+    """
+    low, high = (1127 * math.log1p(hertz / 700) for hertz in (20, RATE / 2))
+    corners = torch.linspace(low, high, bins + 2, dtype=torch.float64)[:, None]
+    mel = 1127 * torch.log1p(torch.arange(257, dtype=torch.float64) * (RATE / 512) / 700)
+    width = (high - low) / (bins + 1)
+    weights = torch.minimum(mel - corners[:-2], corners[2:] - mel).div(width).clamp(min=0)
+    weights[:, 256] = 0  # Kaldi leaves the highest frequency out
+    return weights
+
+
+def clip_starts(duration: float, clip: float, clips: int | Literal["cover"]) -> list[float]:
+    """Where clips begin that are spread evenly over a file, the first at its start and the last up to its end.
+
+    Args:
+        duration, clip: seconds of the file and of a clip.
+        clips: how many; "cover": ceil(duration / clip), which leave nothing out (Section 6.3.3.1).
+
+    Returns:
+        Seconds; all 0 where the file is no longer than a clip.
+    """
+    count = max(math.ceil(duration / clip - 1e-6), 1) if clips == "cover" else clips
+    last = max(duration - clip, 0)
+    return [last * number / max(count - 1, 1) for number in range(count)]
+
+
+def _package(name: str) -> Any:
+    try:
+        return __import__(name)
+    except ImportError:
+        raise VitrailError(f"Sound is read with {name}, which is missing; pip install 'vitrail[bind]'.") from None
+
+
+def _read_soundfile(sound: Sound, first: int, last: int, channels: Channels) -> np.ndarray:
+    soundfile = _package("soundfile")
+    try:
+        with soundfile.SoundFile(str(sound.path)) as file:
+            file.seek(first)
+            values = file.read(last - first, dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise CorruptSample(sound.path, f"it is damaged ({str(error).rstrip('.')})") from None
+    return values.mean(axis=1) if channels == "mean" else values[:, 0].copy()
+
+
+def _open_av(path: Path) -> Sound:
+    """The track is decoded once, without keeping it: containers only estimate how long it is."""
+    av = _package("av")
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.audio:
+                raise CorruptSample(path, "it has no sound")
+            rate, length = container.streams.audio[0].rate, 0
+            try:
+                for frame in container.decode(audio=0):
+                    length = max(length, _place(frame, length, rate) + frame.samples)
+            except av.FFmpegError:
+                if not length:
+                    raise  # a damaged end is left out, a file of which nothing can be read is not
+    except av.FFmpegError:
+        raise CorruptSample(path, "it is damaged, or no sound that FFmpeg can read") from None
+    return Sound(path, rate, length, "av")
+
+
+def _read_av(sound: Sound, first: int, last: int, channels: Channels) -> np.ndarray:
+    av = _package("av")
+    values = np.zeros(last - first, np.float32)
+    position = 0
+    try:
+        with av.open(str(sound.path)) as container:
+            stream = container.streams.audio[0]
+            if first > sound.rate:  # a second ahead, as decoders need frames before the first that is right
+                container.seek(int((first / sound.rate - 1) / stream.time_base), stream=stream)
+            resampler = av.AudioResampler(format="fltp", rate=sound.rate)
+            for coded in container.decode(stream):
+                for frame in resampler.resample(coded):
+                    position = _place(frame, position, sound.rate)
+                    data = frame.to_ndarray()
+                    part = data.mean(axis=0) if channels == "mean" else data[0]
+                    low, high = max(position, first), min(position + len(part), last)
+                    if low < high:
+                        values[low - first : high - first] = part[low - position : high - position]
+                    position += len(part)
+                if position >= last:
+                    break
+    except av.FFmpegError as error:
+        if position <= first:
+            raise CorruptSample(sound.path, f"it is damaged ({error.strerror})") from None
+    return values
+
+
+def _place(frame: Any, expected: int, rate: int) -> int:
+    """The number of a frame's first sample in the file's own time."""
+    return expected if frame.pts is None else max(round(frame.pts * frame.time_base * rate), 0)
+
+
+def _ratio(rate: int, new_rate: int) -> tuple[int, int]:
+    common = math.gcd(rate, new_rate)
+    return rate // common, new_rate // common
+
+
+def _half_width(old: int, new: int) -> int:
+    """Samples on either side of a block of `old` that reach into its results: 6 zero crossings of the sinc."""
+    return math.ceil(6 * old / (min(old, new) * 0.99))
+
+
+@cache
+def _kernels(old: int, new: int) -> Tensor:
+    """The weights of a block's `old` samples, and of those around it, for each of its `new` results: [new, n]."""
+    half = _half_width(old, new)
+    cutoff = min(old, new) * 0.99
+    times = torch.arange(-half, old + half, dtype=torch.float64) / old
+    distance = cutoff * (times - torch.arange(new, dtype=torch.float64)[:, None] / new)
+    hann = torch.cos(distance.clamp(-6, 6) * math.pi / 12).square()
+    return torch.sinc(distance) * hann * (cutoff / old)
+
+
+def _resample_blocks(waveform: Tensor, old: int, new: int) -> Tensor:
+    """Blocks of `old` samples, `_half_width` more at both ends, -> blocks of `new` samples."""
+    kernels = _kernels(old, new).to(waveform.dtype)
+    if len(waveform) < kernels.shape[1]:
+        return waveform.new_zeros(0)
+    return (waveform.unfold(0, kernels.shape[1], old) @ kernels.T).flatten()

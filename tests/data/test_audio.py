@@ -1,0 +1,131 @@
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from vitrail.data.audio import RATE, clip_starts, log_mel, mel_triangles, open_sound, resample
+from vitrail.data.corrupt import CorruptSample
+
+SHARED = Path(__file__).parents[2].parent / "shared"
+PARITY = SHARED / "parity/imagebind"
+
+
+def noise(length, seed=0):
+    return torch.from_numpy(np.random.default_rng(seed).uniform(-0.5, 0.5, length)).float()
+
+
+def write(path, waveform, rate):
+    soundfile.write(path, waveform.numpy(), rate, subtype="FLOAT")
+    return path
+
+
+def test_log_mel_by_definition():
+    waveform = noise(800).double()
+    found = log_mel(waveform)
+    assert found.shape == (128, 3)
+    frame = (waveform - waveform.mean())[160:560].numpy()
+    frame = frame - frame.mean()
+    frame = frame - 0.97 * np.concatenate([frame[:1], frame[:-1]])
+    frame = frame * (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 399))
+    waves = np.exp(-2j * np.pi * np.outer(np.arange(257), np.arange(400)) / 512)
+    power = np.abs(waves @ frame) ** 2
+    corners = np.linspace(1127 * math.log(1 + 20 / 700), 1127 * math.log(1 + 8000 / 700), 130)
+    for bin_ in (0, 1, 50, 127):
+        energy = 0.0
+        for k in range(256):
+            mel = 1127 * math.log(1 + k * 31.25 / 700)
+            left, centre, right = corners[bin_ : bin_ + 3]
+            energy += power[k] * max(0.0, min((mel - left) / (centre - left), (right - mel) / (right - centre)))
+        assert found[bin_, 1].item() == pytest.approx(math.log(max(energy, 2**-23)), abs=1e-9)
+
+
+def test_silence_has_the_least_energy_and_short_sounds_have_no_frame():
+    assert (log_mel(torch.zeros(400)) == math.log(2**-23)).all()
+    assert log_mel(torch.zeros(399)).shape == (128, 0)
+    assert mel_triangles(128).shape == (128, 257)
+
+
+@pytest.mark.parametrize(("rate", "new_rate"), [(44100, 16000), (8000, 16000)])
+def test_resampling_by_definition(rate, new_rate):
+    waveform = noise(300).double()
+    found = resample(waveform, rate, new_rate)
+    assert len(found) == math.ceil(300 * new_rate / rate)
+    cutoff = 0.99 * min(rate, new_rate)
+    for n in (0, 7, len(found) // 2, len(found) - 1):
+        distance = cutoff * (np.arange(300) / rate - n / new_rate)
+        weights = np.sinc(distance) * np.cos(distance * np.pi / 12) ** 2 * (abs(distance) < 6) * cutoff / rate
+        assert found[n].item() == pytest.approx(weights @ waveform.numpy(), abs=1e-12)
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 44100])
+def test_spans_are_those_of_the_whole_file(tmp_path, rate):
+    sound = open_sound(write(tmp_path / "a.wav", noise(rate), rate))
+    assert sound.duration == 1
+    whole = resample(noise(rate), rate, RATE)
+    torch.testing.assert_close(sound.read(0, 2), whole)
+    torch.testing.assert_close(sound.read(0.3, 0.25), whole[4800:8800])
+    torch.testing.assert_close(sound.read(0.9, 2), whole[14400:])
+
+
+def test_channels(tmp_path):
+    stereo = torch.stack([noise(100), noise(100, 1)], dim=1)
+    sound = open_sound(write(tmp_path / "a.wav", stereo, RATE))
+    assert torch.equal(sound.read(0, 1), stereo[:, 0])
+    torch.testing.assert_close(sound.read(0, 1, channels="mean"), stereo.mean(1))
+
+
+def test_the_sound_track_of_a_video_keeps_its_time(tmp_path):
+    av = pytest.importorskip("av")
+    waveform = noise(3 * RATE)
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=RATE, layout="mono")
+        frame = av.AudioFrame.from_ndarray((waveform * 32767).round().short().numpy()[None], "s16", "mono")
+        frame.rate = RATE
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    sound = open_sound(tmp_path / "a.mkv")
+    assert (sound.decoder, sound.duration) == ("av", 3)
+    torch.testing.assert_close(sound.read(2.5, 0.25), waveform[40000:44000], rtol=0, atol=1e-4)
+    torch.testing.assert_close(sound.read(0.5, 0.25), waveform[8000:12000], rtol=0, atol=1e-4)
+
+
+def test_clip_starts():
+    assert clip_starts(5, 2, 3) == [0, 1.5, 3]
+    assert clip_starts(0.5, 2, 3) == [0, 0, 0]
+    assert clip_starts(5, 2, "cover") == [0, 1.5, 3]
+    assert clip_starts(4, 2, "cover") == [0, 2]
+    assert clip_starts(0.5, 2, "cover") == [0]
+
+
+def test_bad_files(tmp_path):
+    for name, content, reason in [("a.wav", b"", "empty"), ("b.wav", b"some words\n" * 9, "no sound that FFmpeg")]:
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(CorruptSample, match=reason):
+            open_sound(tmp_path / name)
+    with pytest.raises(CorruptSample, match="no such file"):
+        open_sound(tmp_path / "c.wav")
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not PARITY.exists(), reason="needs the real data")
+def test_official_preprocessing():
+    reference = np.load(PARITY / "preprocess_reference.npz")
+    for name in ("noise_2s", "chirp_2s", "short_half_second", "silence_2s"):
+        found = log_mel(torch.from_numpy(reference[f"waveform/{name}"][0]))
+        found = torch.nn.functional.pad(found, (0, 204 - found.shape[1])).numpy()
+        np.testing.assert_allclose(found, reference[f"logmel/{name}"][0], rtol=0, atol=3e-4)
+    for key in reference.files:
+        if key.startswith("clip_times/"):
+            duration, clips = float(key.split("/")[1]), int(key.split("/")[2])
+            np.testing.assert_allclose(clip_starts(duration, 2, clips), reference[key][:, 0], rtol=1e-12)
+    files = json.loads((PARITY / "preprocess_files.json").read_text())["audio"]
+    for file, expected in zip(files, reference["audio"], strict=True):
+        sound = open_sound(SHARED / "data" / file)
+        for start, clip in zip(clip_starts(sound.duration, 2, 3), expected, strict=True):
+            found = log_mel(sound.read(start, 2))
+            found = (torch.nn.functional.pad(found, (0, 204 - found.shape[1])) + 4.268) / 9.138
+            np.testing.assert_allclose(found.numpy(), clip[0], rtol=0, atol=4e-4)
