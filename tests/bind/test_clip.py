@@ -1,45 +1,14 @@
 """CLIP's weights, against OpenCLIP's own network on small random ones."""
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import pytest
 import torch
 
-from vitrail.bind.encoder import video_encoder
-from vitrail.bind.modalities import MODALITIES
-from vitrail.bind.modality import Modality
 from vitrail.bind.model import ImageBind
 from vitrail.errors import FileError
 
 open_clip_model = pytest.importorskip("open_clip.model")
 
 HEADS = {"image": {"heads": 2}, "text": {"heads": 4}}
-
-
-@dataclass(frozen=True, kw_only=True)
-class StandInImage(Modality):
-    name: ClassVar[str] = "image"
-
-    width: int = 1280
-    depth: int = 32
-    heads: int = 16
-    temperature: float | None = None
-    patch_size: int = 14
-    size: int = 224
-
-    def build(self, dimension):
-        return video_encoder(self, dimension, patch_size=self.patch_size, size=self.size)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def senses():
-    """An encoder as published stands in for images where their file is not there."""
-    with pytest.MonkeyPatch.context() as patch:
-        for cls in (StandInImage,):
-            if cls.name not in MODALITIES:
-                patch.setitem(MODALITIES, cls.name, cls)
-        yield
 
 
 def small_clip(quick_gelu=False, custom=False, image_size=28):

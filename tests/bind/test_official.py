@@ -2,17 +2,13 @@
 
 import importlib.util
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 
-from vitrail.bind.encoder import patch_encoder, video_encoder
 from vitrail.bind.modalities import MODALITIES
-from vitrail.bind.modality import Modality
 from vitrail.bind.model import SIX, ImageBind, ImageBindConfig, imagebind_huge, imagebind_tiny
 from vitrail.bind.official import from_official, head_count, is_official, official_keys, to_official
 from vitrail.errors import FileError, VitrailError
@@ -30,42 +26,6 @@ SIZES = {
     "imu": {"width": 18, "depth": 1, "heads": 6},
 }
 HEADS = {name: {"heads": sizes["heads"]} for name, sizes in SIZES.items()}
-
-
-@dataclass(frozen=True, kw_only=True)
-class StandInImage(Modality):
-    name: ClassVar[str] = "image"
-
-    width: int = 1280
-    depth: int = 32
-    heads: int = 16
-    temperature: float | None = None
-    patch_size: int = 14
-    size: int = 224
-
-    def build(self, dimension):
-        return video_encoder(self, dimension, patch_size=self.patch_size, size=self.size)
-
-
-@dataclass(frozen=True, kw_only=True)
-class StandInAudio(Modality):
-    name: ClassVar[str] = "audio"
-
-    drop_path: float = 0.1
-    temperature: float | None = 0.05
-
-    def build(self, dimension):
-        return patch_encoder(self, dimension, channels=1, kernel_size=16, stride=10, size=(128, 204))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def senses():
-    """Encoders as published stand in for senses whose files are not there."""
-    with pytest.MonkeyPatch.context() as patch:
-        for cls in (StandInImage, StandInAudio):
-            if cls.name not in MODALITIES:
-                patch.setitem(MODALITIES, cls.name, cls)
-        yield
 
 
 def small_model():

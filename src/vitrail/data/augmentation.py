@@ -71,7 +71,7 @@ class TrainTransform:
         crop = v2.RandomResizedCrop(self.size, self.scale, self.ratio, interpolation=InterpolationMode.BICUBIC)
         steps: list[Callable] = [crop, v2.RandomHorizontalFlip(self.flip)]
         if self.rand_augment:
-            steps.append(_rand_augment(self.rand_augment, self.size, self.mean))
+            steps.append(rand_augment(self.rand_augment, self.size, self.mean))
         elif self.colour_jitter:
             steps.append(v2.ColorJitter(self.colour_jitter, self.colour_jitter, self.colour_jitter))
         steps += to_normalized(self.mean, self.std)
@@ -162,7 +162,12 @@ def _to_float(image: Tensor) -> Tensor:
     return image.to(torch.float32).div_(255)  # v2.ToDtype multiplies by 1/255, which rounds otherwise than the peers
 
 
-def _rand_augment(policy: str, size: int, mean: tuple[float, ...]) -> Callable:
+def rand_augment(policy: str, size: int, mean: tuple[float, ...]) -> Callable:
+    """RandAugment of pictures of `size` pixels, in timm's notation; what it uncovers has the colour `mean`, in 0..1.
+
+    Raises:
+        VitrailError: timm does not understand `policy`.
+    """
     from timm.data.auto_augment import rand_augment_transform  # here, for it takes a second
 
     # The greatest shift and the colour that fills what is uncovered, as timm's training pipeline has them.
@@ -176,6 +181,6 @@ def _rand_augment(policy: str, size: int, mean: tuple[float, ...]) -> Callable:
     except (AssertionError, ValueError, KeyError) as error:
         reason = f" ({error})" if str(error) else ""
         raise VitrailError(
-            f"TrainTransform.rand_augment is {policy!r}, which timm does not understand{reason}; "
+            f"rand_augment is {policy!r}, which timm does not understand{reason}; "
             "write it like rand-m9-mstd0.5-inc1, or leave it empty for none."
         ) from None
