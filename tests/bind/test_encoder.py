@@ -29,11 +29,11 @@ def sizes(**fields):
 
 
 def filled(encoder):
-    """All parameters, those of one dimension too, away from where they start."""
+    """All parameters, those of one dimension too, away from where they start; a stem alone has not even begun."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in encoder.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.3)
+            parameter.copy_(0.5 + 0.3 * torch.randn(parameter.shape, generator=generator))
     return encoder.double().eval()
 
 
