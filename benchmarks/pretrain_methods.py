@@ -17,6 +17,7 @@ import argparse
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,22 @@ class Row:
     method: str | None
     epochs: float
     fields: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def run(self) -> str:
+        """Names what is trained, so that rows of several tables share their runs."""
+        return "_".join(
+            [
+                self.method or "none",
+                *(f"{name.rpartition('.')[2]}_{getattr(value, 'stem', value)}" for name, value in self.switched),
+            ]
+        )
+
+    @property
+    def switched(self) -> list[tuple[str, Any]]:
+        """The fields that differ from the recipe's."""
+        recipe = load_recipe(f"{self.method}_mini") if self.method else None
+        return [(name, value) for name, value in self.fields.items() if attrgetter(name)(recipe) != value]
 
 
 def rows_of(part: str, arguments: argparse.Namespace) -> list[Row]:
@@ -146,7 +163,7 @@ def table(part: str, arguments: argparse.Namespace) -> list[Sequence[str]]:
     for row in rows_of(part, arguments):
         accuracies, neighbours, speeds = [], [], []
         for seed in range(arguments.seeds):
-            name = f"{row.name}_{row.epochs:g}_{seed}".replace(", ", "_").replace(" ", "_").lower()
+            name = f"{row.run}_{row.epochs:g}_{seed}"
             weights = None
             if row.method is not None:
                 weights = arguments.output / "runs" / name
