@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from vitrail.bind.modalities.imu import Inertial
 from vitrail.bind.modalities.text import Text
+from vitrail.bind.modalities.thermal import Thermal
 from vitrail.bind.model import ImageBindConfig
 from vitrail.bind.prompts import IMAGENET_TEMPLATES, LLVIP, NYU_D
 from vitrail.bind.zero_shot import ZeroShotClassifier, blend
@@ -57,6 +59,33 @@ def test_vectors_of_any_sense_classify_and_names_alone_do():
     classifier = ZeroShotClassifier(["up", "right"], torch.tensor([[0.0, 3.0], [2.0, 0.0]]))
     assert classifier.classify(torch.tensor([[0.6, 0.8], [0.8, 0.6], [1.0, 1.0]])).tolist() == [0, 1, 0]
     torch.testing.assert_close(classifier.similarities(torch.tensor([[0.6, 0.8]])), torch.tensor([[0.8, 0.6]]))
+
+
+def test_probabilities(model):
+    classifier = ZeroShotClassifier(["up", "right"], torch.eye(2), scale=5.0)
+    expected = torch.tensor([[0.6, 0.8]], dtype=torch.float64).mul(5).softmax(1).float()
+    torch.testing.assert_close(classifier.probabilities(torch.tensor([[0.6, 0.8]])), expected)
+    named = ZeroShotClassifier.from_names(model, ["cat"], ["{}"])
+    assert named.scale == pytest.approx(min(100.0, float(model.scales["text"].log_scale.detach().exp())))
+
+
+@pytest.mark.parametrize("sense", ["thermal", "imu"])
+def test_examples_of_any_sense_are_a_classifier(sense):
+    """Vectors of other senses stand where those of names do: as prompts, and as the weights of a linear layer."""
+    torch.manual_seed(0)
+    modality = {"thermal": Thermal(width=8, depth=1, heads=2, size=32), "imu": Inertial(width=8, depth=1, heads=2)}[
+        sense
+    ]
+    shape = {"thermal": (6, 1, 32, 32), "imu": (6, 6, 2000)}[sense]
+    model = ImageBindConfig(6, {sense: modality}).build().eval()
+    with torch.inference_mode():
+        vectors = model.encode({sense: torch.randn(shape)})[sense]
+    classifier = ZeroShotClassifier(["a", "b"], vectors[:4], torch.tensor([1, 0, 0, 1]))
+    assert classifier.classify(vectors[:4]).tolist() == [1, 0, 0, 1]
+    alone = ZeroShotClassifier(["a", "b", "c"], vectors[:3])
+    linear = torch.nn.Linear(6, 3, bias=False)
+    linear.load_state_dict({"weight": alone.vectors})
+    torch.testing.assert_close(linear(vectors[3:].clone()), alone.similarities(vectors[3:]))
 
 
 def test_plain_names(model):

@@ -73,7 +73,7 @@ class PairTable:
         names = columns or (first.name, second.name)
         found: tuple[list[str], list[str]] = ([], [])
         times = array("d")
-        for number, row in enumerate(_rows(self.table), 1):
+        for number, row in enumerate(read_rows(self.table), 1):
             for name, cells in zip(names, found, strict=True):
                 if row.get(name) in (None, ""):
                     known = ", ".join(str(key) for key in row)
@@ -159,8 +159,12 @@ def _time(cell: Any, name: str, number: int, table: Path) -> float:
     return value
 
 
-def _rows(table: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a table, by column."""
+def read_rows(table: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a table (CSV or Parquet), by column.
+
+    Raises:
+        FileError: it cannot be read.
+    """
     if table.suffix.lower() == ".parquet":
         arrow, parquet = load_arrow()
         try:

@@ -1,5 +1,10 @@
 """What classes are called, and the prompts that their names are put into (Sections 6.4.1.1 and 6.4.6)."""
 
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from vitrail.errors import FileError, VitrailError
+
 IMAGENET_TEMPLATES = (
     "a bad photo of a {}.",
     "a photo of many {}.",
@@ -122,3 +127,72 @@ LLVIP: dict[str, tuple[str, ...]] = {
     "background": ("street", "road", "car", "light", "tree"),
 }
 """The two classes of LLVIP's boxes, by their names."""
+
+SUN_D: dict[str, tuple[str, ...]] = {
+    name: (name,)
+    for name in (
+        "bathroom",
+        "bedroom",
+        "classroom",
+        "computer room",
+        "conference room",
+        "corridor",
+        "dining area",
+        "dining room",
+        "discussion area",
+        "furniture store",
+        "home office",
+        "kitchen",
+        "lab",
+        "lecture theatre",
+        "library",
+        "living room",
+        "office",
+        "rest space",
+        "study space",
+    )
+}
+"""The 19 scenes of SUN RGB-D that have enough pictures, by their names."""
+
+
+def parse_classes(lines: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Classes as people write them, to class -> its names.
+
+    Args:
+        lines: a class each: `dog`; `person|man|woman`, of whose names the nearest counts and the first is the class's;
+            `other=basement|cafe`, a class called otherwise than by its names. Empty ones are left aside.
+
+    Raises:
+        VitrailError: a class comes twice, or a name is empty.
+    """
+    classes: dict[str, tuple[str, ...]] = {}
+    for line in filter(None, map(str.strip, lines)):
+        title, equals, rest = line.partition("=")
+        names = tuple(name.strip() for name in (rest if equals else line).split("|"))
+        title = title.strip() if equals else names[0]
+        if not title or not all(names):
+            raise VitrailError(f"{line!r} is no class; write name, name|other name, or class=name|other name.")
+        if title in classes:
+            raise VitrailError(f"The class {title!r} comes twice; put all its names on one line, name|other name.")
+        classes[title] = names
+    return classes
+
+
+def read_classes(words: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Classes from the words of a command: themselves, or the lines of the one text file that they name.
+
+    Raises:
+        FileError: there is no such file, it cannot be read, or has no class.
+        VitrailError: as `parse_classes`.
+    """
+    if len(words) != 1 or not words[0].endswith(".txt"):
+        return parse_classes(words)
+    try:
+        lines = Path(words[0]).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
+        raise FileError(f"Cannot read the classes in {words[0]}: {reason}; give a text file, a class a line.") from None
+    classes = parse_classes(lines)
+    if not classes:
+        raise FileError(f"There is no class in {words[0]}; write one a line.")
+    return classes

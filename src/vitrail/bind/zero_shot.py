@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitrail.bind.model import ImageBind
+from vitrail.bind.model import LARGEST_SCALE, ImageBind
 from vitrail.bind.prompts import IMAGENET_TEMPLATES
 from vitrail.errors import VitrailError
 
@@ -19,9 +19,12 @@ class ZeroShotClassifier:
         classes: their names.
         vectors: [n, d] unit vectors on the CPU, one or several a class; of texts, or of examples of any sense.
         owners: [n] int64, the number of the class of each.
+        scale: 1 / tau, which makes probabilities of similarities.
     """
 
-    def __init__(self, classes: Sequence[str], vectors: Tensor, owners: Tensor | None = None) -> None:
+    def __init__(
+        self, classes: Sequence[str], vectors: Tensor, owners: Tensor | None = None, scale: float = LARGEST_SCALE
+    ) -> None:
         """One vector a class, in order, unless `owners` says otherwise.
 
         Raises:
@@ -37,6 +40,7 @@ class ZeroShotClassifier:
         self.classes = tuple(classes)
         self.vectors = F.normalize(vectors.float().cpu(), dim=1)
         self.owners = owners
+        self.scale = scale
 
     @classmethod
     def from_names(
@@ -49,7 +53,8 @@ class ZeroShotClassifier:
         """Classes by their names in words.
 
         A name's vector is the mean of the unit vectors of all templates with the name in them, normalized again. Of
-        several names of a class, such as `vitrail.bind.prompts.NYU_D`'s last, the nearest counts (Section 6.4.6).
+        several names of a class, such as `vitrail.bind.prompts.NYU_D`'s last, the nearest counts (Section 6.4.6). The
+        scale is that of the model's texts.
 
         Args:
             model: with text.
@@ -70,7 +75,8 @@ class ZeroShotClassifier:
         vectors = model.embed({"text": texts}, batch_size)["text"]
         vectors = vectors.unflatten(0, (len(called), len(templates))).mean(dim=1)
         owners = [number for number, of_class in enumerate(names.values()) for _ in of_class]
-        return cls(tuple(names), vectors, torch.tensor(owners))
+        scale = model.scales["text"](torch.ones((), device=model.device)).item() if "text" in model.scales else None
+        return cls(tuple(names), vectors, torch.tensor(owners), scale or LARGEST_SCALE)
 
     def similarities(self, vectors: Tensor) -> Tensor:
         """Unit vectors of any sense, [m, d] -> [m, classes], the cosine with the nearest vector of each class.
@@ -86,6 +92,14 @@ class ZeroShotClassifier:
         each = vectors.float().cpu() @ self.vectors.mT
         nearest = each.new_full((len(vectors), len(self.classes)), -torch.inf)
         return nearest.scatter_reduce_(1, self.owners.expand(len(vectors), -1), each, "amax")
+
+    def probabilities(self, vectors: Tensor) -> Tensor:
+        """[m, d] -> [m, classes], the softmax of the similarities times the scale.
+
+        Raises:
+            VitrailError: as `similarities`.
+        """
+        return (self.similarities(vectors) * self.scale).softmax(dim=1)
 
     def classify(self, vectors: Tensor) -> Tensor:
         """[m, d] -> [m] int64, the numbers of the nearest classes; of equal ones the first.

@@ -7,13 +7,23 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitrail.cli.inputs import add_device, device, positive, print_table, progress
+from vitrail.cli.inputs import add_device, device, places, positive, print_table, progress
 from vitrail.errors import FileError, VitrailError
 
 if TYPE_CHECKING:
     from vitrail.bind import ImageBind
-    from vitrail.bind.index import Source
+    from vitrail.bind.index import Embedded, Source
+    from vitrail.bind.zero_shot import ZeroShotClassifier
 
+FILES_HELP = "files, folders, quoted patterns, or - for a list of files on standard input"
+LABELS_HELP = (
+    'classes: dog "cat|kitten" (several names of one) "other=attic|cellar" (called otherwise), or a FILE.txt with one '
+    "a line"
+)
+TEMPLATE_HELP = (
+    "what a name is put into, such as 'a photo of a {}.' (may be given several times; default: those of the sense, as "
+    "a rule CLIP's 80)"
+)
 _AS_HELP = "files that the pattern fits are of this sense, such as depth=scans/*.png (may be given several times)"
 _QUERY = "--text TEXT, --image FILE, --audio FILE, and so for every sense, as often as you like"
 
@@ -24,10 +34,19 @@ def add_verbs(verbs: Any) -> None:
     ways = bind.add_subparsers(dest="way", metavar="WAY", required=True)
 
     embed = ways.add_parser("embed", help="write the vectors of files to a table")
-    embed.add_argument("inputs", nargs="+", metavar="FILE", help="files or folders")
+    embed.add_argument("inputs", nargs="+", metavar="FILE", help=FILES_HELP)
     embed.add_argument("-o", "--output", required=True, metavar="FILE.parquet", help="the table to write")
     _add_common(embed)
     embed.set_defaults(run=run_embed)
+
+    classify = ways.add_parser("classify", help="say which of some classes, named in words, files show or sound like")
+    classify.add_argument("inputs", nargs="+", metavar="FILE", help=FILES_HELP)
+    classify.add_argument("--labels", nargs="+", required=True, metavar="CLASS", help=LABELS_HELP)
+    classify.add_argument("--template", dest="templates", action="append", metavar="TEXT", help=TEMPLATE_HELP)
+    classify.add_argument("--top", type=positive, default=5, metavar="K", help="classes a file (default: 5)")
+    classify.add_argument("--json", action="store_true", help="one JSON object per file and line")
+    _add_common(classify)
+    classify.set_defaults(run=run_classify)
 
     index = ways.add_parser("index", help="make an index of a folder, or bring it up to date")
     index.add_argument("folder", metavar="FOLDER", help="with files of any senses, at any depth")
@@ -71,7 +90,7 @@ def run_embed(arguments: argparse.Namespace) -> int:
 
     if Path(arguments.output).suffix != ".parquet":
         raise VitrailError(f"Cannot write {arguments.output}: its name must end in .parquet.")
-    sources = [source for name in arguments.inputs for source in _sources(Path(name), arguments.patterns)]
+    sources = [source for place in places(arguments.inputs) for source in _sources(place, arguments.patterns)]
     model = _load(arguments.model, arguments.device)
     sources = _known(model, sources)
     entries, vectors, failed = [], [], []
@@ -90,6 +109,65 @@ def run_embed(arguments: argparse.Namespace) -> int:
     write_vectors(arguments.output, entries, np.stack(vectors))
     print(f"{len(entries)} vectors of {model.config.dimension} dimensions in {arguments.output}")
     return 1 if failed else 0
+
+
+def run_classify(arguments: argparse.Namespace) -> int:
+    """`vitrail bind classify`; 1 where some file could not be read."""
+    from vitrail.bind.bulk import embed_sources
+    from vitrail.bind.prompts import read_classes
+    from vitrail.bind.zero_shot import ZeroShotClassifier
+
+    classes = read_classes(arguments.labels)
+    sources = [source for place in places(arguments.inputs) for source in _sources(place, arguments.patterns)]
+    if not sources:
+        raise FileError(f"There is no file to classify in {', '.join(arguments.inputs)}; name some.")
+    senses = {source.modality for source in sources}
+    model = _load(arguments.model, arguments.device, sorted({"text", *senses}))
+    failed = 0
+    with progress() as bar:
+        job = bar.add_task("Reading labels", total=None)
+        templates = {sense: tuple(arguments.templates or model.modality(sense).templates) for sense in senses}
+        known = {each: ZeroShotClassifier.from_names(model, classes, each) for each in set(templates.values())}
+        bar.update(job, description="Classifying", total=len(sources))
+        for begin in range(0, len(sources), arguments.batch_size):
+            few = sources[begin : begin + arguments.batch_size]
+            for source, made in zip(few, embed_sources(model, few, arguments.batch_size), strict=True):
+                failed += isinstance(made, VitrailError)
+                _say_classes(source, made, known[templates[source.modality]], arguments)
+                bar.advance(job)
+    if failed:
+        print(f"vitrail: {failed} of {len(sources)} files could not be read", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _say_classes(
+    source: "Source", made: "Embedded | VitrailError", classifier: "ZeroShotClassifier", arguments: argparse.Namespace
+) -> None:
+    import torch
+
+    found: dict[str, Any] = {"path": str(source.path), "sense": source.modality}
+    if isinstance(made, VitrailError):
+        if not arguments.json:
+            print(f"vitrail: {made}", file=sys.stderr)
+        found["error"] = str(made)
+    else:
+        vector = torch.from_numpy(made.vectors[:1])
+        similarities, probabilities = classifier.similarities(vector)[0], classifier.probabilities(vector)[0]
+        best = similarities.argsort(descending=True, stable=True)[: arguments.top].tolist()
+        found["classes"] = [
+            {
+                "class": classifier.classes[number],
+                "probability": round(probabilities[number].item(), 6),
+                "similarity": round(similarities[number].item(), 6),
+            }
+            for number in best
+        ]
+        if not arguments.json:
+            words = "  ".join(f"{100 * one['probability']:5.1f}% {one['class']}" for one in found["classes"])
+            print(f"{source.path}  {words}", flush=True)
+    if arguments.json:
+        text = json.dumps(found, ensure_ascii=False)
+        print(text.encode("utf-8", "backslashreplace").decode(), flush=True)  # which are JSON's escapes as well
 
 
 def run_index(arguments: argparse.Namespace) -> int:
@@ -189,8 +267,6 @@ def _sources(place: Path, patterns: list[str]) -> list["Source"]:
         if unknown:
             print(f"vitrail: {unknown} files in {place} are of no known sense and left out", file=sys.stderr)
         return sources
-    if not place.exists():
-        raise FileError(f"There is no file {place}; name files or folders.")
     found = modality_of(str(place), senses)
     if found is None:
         raise VitrailError(f"What sense is {place} of? Say it by --as SENSE='{place.name}'.")

@@ -3,7 +3,7 @@
 import argparse
 import glob
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,26 +47,34 @@ def device(name: str) -> "torch.device":
     return chosen
 
 
-def image_files(inputs: Sequence[str]) -> list[Path]:
-    """The files that `inputs` name, in order: files, folders (all images below), quoted globs, `-` for a list on stdin.
+def places(inputs: Sequence[str]) -> Iterator[Path]:
+    """The files and folders that `inputs` name, in order: themselves, quoted globs, `-` for a list of files on stdin.
 
     Raises:
         FileError: one of them names nothing.
     """
+    for name in inputs:
+        if name == "-":
+            yield from (Path(line.rstrip("\n")) for line in sys.stdin if line.strip())
+        elif Path(name).exists():
+            yield Path(name)
+        elif matches := sorted(glob.glob(name, recursive=True)):  # noqa: PTH207, Path.glob refuses absolute patterns
+            yield from map(Path, matches)
+        else:
+            raise FileError(f"There is no file {name}; name files, folders, quoted patterns, or - for a list on stdin.")
+
+
+def image_files(inputs: Sequence[str]) -> list[Path]:
+    """The image files that `inputs` name, as `places` does; of folders all images below.
+
+    Raises:
+        FileError: one of them names nothing, or there is no image.
+    """
     from vitrail.data.images import list_images
 
     files: list[Path] = []
-    for name in inputs:
-        if name == "-":
-            files += [Path(line.rstrip("\n")) for line in sys.stdin if line.strip()]
-        elif Path(name).is_dir():
-            files += list_images(Path(name), recursive=True)
-        elif Path(name).exists():
-            files.append(Path(name))
-        elif matches := sorted(glob.glob(name, recursive=True)):  # noqa: PTH207, Path.glob refuses absolute patterns
-            files += map(Path, matches)
-        else:
-            raise FileError(f"There is no file {name}; name files, folders, quoted patterns, or - for a list on stdin.")
+    for place in places(inputs):
+        files += list_images(place, recursive=True) if place.is_dir() else [place]
     if not files:
         raise FileError(f"There is no image in {', '.join(inputs)}; name a folder that holds some.")
     return files
