@@ -1,0 +1,166 @@
+"""Video files to the frames at the ends of clips.
+
+Only what the clips need is decoded, from the key frame before each, and few frames are in memory at a time, so that
+files may last for hours.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vitrail.data.corrupt import CorruptSample
+from vitrail.errors import VitrailError
+
+SUFFIXES = frozenset(
+    {
+        *(".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4"),
+        *(".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
+    }
+)
+"""Of video files."""
+
+_JUMP = 4.0  # seconds without a clip that are decoded rather than jumped over: key frames lie about as far apart
+
+
+class Clip(NamedTuple):
+    """The first and the last frame of a clip.
+
+    Attributes:
+        number: of the clip, among those that were asked for.
+        frames: [2, H, W, 3] uint8 RGB, upright.
+    """
+
+    number: int
+    frames: np.ndarray
+
+
+@dataclass(frozen=True)
+class Video:
+    """A video file, not yet decoded.
+
+    Attributes:
+        path: the file.
+        duration: in seconds, as the container says; 0 where it does not, as for some files of one frame.
+        has_sound: whether there is a sound track.
+    """
+
+    path: Path
+    duration: float
+    has_sound: bool
+
+    def clips(self, starts: Sequence[float], seconds: float) -> Iterator[Clip]:
+        """The frames at both ends of clips, each as soon as it is decoded.
+
+        A clip has the frames that appear from its start until before its end, whatever their rate. Where none does, it
+        has the one that stands on the screen; behind the file's end, the last one.
+
+        Args:
+            starts: seconds, in any order.
+            seconds: of a clip.
+
+        Yields:
+            The clips, in order of start.
+
+        Raises:
+            CorruptSample: the file is damaged before a clip has begun, or has become unreadable since it was opened.
+        """
+        order = sorted(range(len(starts)), key=starts.__getitem__)
+        av = _package()
+        try:
+            with av.open(str(self.path)) as container:
+                stream = container.streams.video[0]
+                stream.thread_type = "AUTO"
+                while order:
+                    together = [order.pop(0)]  # decoded in one go
+                    while order and starts[order[0]] < starts[together[-1]] + seconds + _JUMP:
+                        together.append(order.pop(0))
+                    frames = _frames(av, container, stream, starts[together[0]])
+                    for number, first, last in _ends(frames, [(one, starts[one]) for one in together], seconds):
+                        if first is None:
+                            raise CorruptSample(self.path, "there is no frame that can be decoded")
+                        yield Clip(number, np.stack([_upright(first), _upright(last)]))
+        except av.FFmpegError as error:
+            raise CorruptSample(self.path, f"it is damaged ({error.strerror})") from None
+
+
+def open_video(path: str | Path) -> Video:
+    """A video file of any format that FFmpeg reads.
+
+    Raises:
+        CorruptSample: there is no such file, it has no pictures, or cannot be read.
+        VitrailError: the package that reads video is missing.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CorruptSample(path, "there is no such file")
+    if not path.stat().st_size:
+        raise CorruptSample(path, "it is empty")
+    av = _package()
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise CorruptSample(path, "it has no pictures")
+            stream = container.streams.video[0]
+            if stream.duration is not None:
+                duration = float(stream.duration * stream.time_base)
+            else:
+                duration = (container.duration or 0) / av.time_base
+            return Video(path, duration, bool(container.streams.audio))
+    except av.FFmpegError:
+        raise CorruptSample(path, "it is damaged, or no video that FFmpeg can read") from None
+
+
+def _frames(av: Any, container: Any, stream: Any, start: float) -> Iterator[tuple[float, Any]]:
+    """Seconds and frames, from the key frame before `start` to the end; a damaged end is left out."""
+    begin = stream.start_time or 0
+    base = float(stream.time_base)
+    if start > 0:
+        container.seek(begin + int(start / base), stream=stream)
+    time, step = 0.0, 1 / float(stream.average_rate or 25)
+    decoded = False
+    try:
+        for frame in container.decode(stream):
+            time = time + step if frame.pts is None else (frame.pts - begin) * base
+            decoded = True
+            yield time, frame
+    except av.FFmpegError:
+        if not decoded:
+            raise
+
+
+def _ends(
+    frames: Iterator[tuple[float, Any]], clips: list[tuple[int, float]], seconds: float
+) -> Iterator[tuple[int, Any, Any]]:
+    """Number, first and last frame of each of `clips`, numbers and starts in order of start."""
+    waiting: list[list[Any]] = [[number, start, None, None] for number, start in clips]
+    shown = None  # the frame before this one
+    for time, frame in frames:
+        while waiting and time >= waiting[0][1] + seconds:
+            number, _, first, last = waiting.pop(0)
+            first = first or shown or frame
+            yield number, first, last or first
+        if not waiting:
+            return
+        for clip in waiting:
+            if time < clip[1]:
+                break
+            clip[2], clip[3] = clip[2] or frame, frame
+        shown = frame
+    for number, _, first, last in waiting:
+        yield number, first or shown, last or shown
+
+
+def _upright(frame: Any) -> np.ndarray:
+    """[H, W, 3] uint8, turned as the file asks for."""
+    return np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90) % 4)
+
+
+def _package() -> Any:
+    try:
+        import av
+    except ImportError:
+        raise VitrailError("Video is read with av, which is missing; pip install 'vitrail[bind]'.") from None
+    return av
