@@ -1,5 +1,9 @@
 """Which files are of which sense, and what becomes of those that are not."""
 
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
 import pytest
 import torch
 
@@ -7,6 +11,7 @@ from vitrail.bind import ImageBindConfig
 from vitrail.bind.bulk import embed_sources, modality_of, sort_files
 from vitrail.bind.index import Source
 from vitrail.bind.modalities.text import Text
+from vitrail.data.corrupt import CorruptSample
 from vitrail.errors import VitrailError
 
 
@@ -43,3 +48,41 @@ def test_one_bad_file_does_not_keep_the_others(folder):
     for one, vector in zip((made[0], made[3]), expected, strict=True):
         assert one.spans == [None]
         torch.testing.assert_close(torch.from_numpy(one.vectors[0]), vector)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ticks(Text):
+    """Texts as recordings: a clip for every word, or only so many."""
+
+    clips: int | Literal["cover"] = 1
+
+    def parts(self, source):
+        words = Path(source).read_text().split()
+        if "broken" in words[1:]:
+            yield (0.0, 1.0), self.read(words[0])
+            raise CorruptSample(source, "it breaks off")
+        for second, word in enumerate(words if self.clips == "cover" else words[: self.clips]):
+            yield (float(second), 1.0), self.read(word)
+
+
+def test_what_lasts_has_a_vector_for_the_file_or_for_each_clip(tmp_path):
+    torch.manual_seed(0)
+    model = ImageBindConfig(8, {"text": Ticks(width=16, depth=1, heads=2, clips=2)}).build().eval()
+    for name, text in {"a": "dog cat bird", "b": "dog broken", "c": "rain"}.items():
+        (tmp_path / name).write_text(text)
+    sources = [Source(tmp_path / name, name, "text") for name in "abc"]
+    words = model.encode(
+        {"text": torch.cat([model.modality("text").read(word) for word in ["dog", "cat", "bird", "rain"]])}
+    )
+    words = words["text"].detach()
+    whole = embed_sources(model, sources)
+    assert str(whole[1]) == f"Cannot read {tmp_path / 'b'}: it breaks off; mend it or leave it out."
+    assert whole[0].spans == whole[2].spans == [None]
+    both = torch.nn.functional.normalize(words[0] + words[1], dim=0)
+    torch.testing.assert_close(torch.from_numpy(whole[0].vectors), both[None])
+    torch.testing.assert_close(torch.from_numpy(whole[2].vectors), words[3:])
+    timed = embed_sources(model, sources, batch_size=2, timed=True)
+    assert isinstance(timed[1], VitrailError)
+    assert timed[0].spans == [(0.0, 1.0), (1.0, 1.0), (2.0, 1.0)] and timed[2].spans == [(0.0, 1.0)]
+    torch.testing.assert_close(torch.from_numpy(timed[0].vectors), words[:3])
+    torch.testing.assert_close(torch.from_numpy(timed[2].vectors), words[3:])

@@ -1,13 +1,16 @@
 """Many files of several senses: which is which, and their vectors, whatever is wrong with some of them."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from vitrail.bind.index import Embedded, Source
 from vitrail.bind.modalities import MODALITIES
+from vitrail.bind.modality import Modality, Span
 from vitrail.bind.model import ImageBind
 from vitrail.data.corrupt import CorruptSample
 from vitrail.errors import VitrailError
@@ -46,35 +49,51 @@ def modality_of(name: str, patterns: Mapping[str, str] | None = None) -> str | N
     return next((modality for modality, cls in MODALITIES.items() if suffix in cls.suffixes), None)
 
 
-def embed_sources(model: ImageBind, sources: Sequence[Source], batch_size: int = 16) -> list[Embedded | VitrailError]:
+def embed_sources(
+    model: ImageBind, sources: Sequence[Source], batch_size: int = 16, timed: bool = False
+) -> list[Embedded | VitrailError]:
     """Files to their vectors, or to what is wrong with them.
 
     Args:
         model: in evaluation mode.
         sources: of senses that it has.
         batch_size: clips that are encoded at a time.
+        timed: of what lasts, a vector for each clip, of as many clips as leave nothing out, with its time span;
+            otherwise one for each file.
 
     Raises:
         VitrailError: a sense that the model does not have.
     """
-    results: list[Embedded | VitrailError | None] = [None] * len(sources)
+    results: dict[int, Embedded | VitrailError] = {}
     for name in dict.fromkeys(source.modality for source in sources):
-        modality = model.modality(name)
-        chosen = [(number, source) for number, source in enumerate(sources) if source.modality == name]
+        modality: Any = model.modality(name)
+        if timed and hasattr(modality, "clips"):
+            modality = replace(modality, clips="cover")
+        paths = {number: source.path for number, source in enumerate(sources) if source.modality == name}
+        rows: list[tuple[int, Span | None]] = []
+        failed: dict[int, VitrailError] = {}
+        vectors = model.embed_clips(name, _parts(modality, paths, timed, rows, failed), batch_size=batch_size).numpy()
+        for number in paths:
+            own = [row for row, (owner, _) in enumerate(rows) if owner == number]
+            results[number] = failed.get(number) or Embedded([rows[row][1] for row in own], vectors[own])
+    return [results[number] for number in range(len(sources))]
 
-        def readable(chosen: Iterable[tuple[int, Source]] = chosen) -> Iterator[tuple[int, Tensor]]:
-            for number, source in chosen:
-                try:
-                    yield number, modality.read(source.path)  # noqa: B023, used before the next one
-                except CorruptSample as error:
-                    results[number] = VitrailError(
-                        f"Cannot read {source.path}: {error.reason}; mend it or leave it out."
-                    )
-                except VitrailError as error:
-                    results[number] = error
 
-        vectors = model.embed_clips(name, readable(), len(sources), batch_size).numpy()
-        for number, _ in chosen:
-            if results[number] is None:
-                results[number] = Embedded([None], vectors[number][None])
-    return [result for result in results if result is not None]
+def _parts(
+    modality: Modality,
+    paths: Mapping[int, Path],
+    timed: bool,
+    rows: list[tuple[int, Span | None]],
+    failed: dict[int, VitrailError],
+) -> Iterator[tuple[int, Tensor]]:
+    """Rows of vectors and clips of each; notes whose rows they are, and which files cannot be read."""
+    for number, path in paths.items():
+        try:
+            for place, (span, clips) in enumerate(modality.parts(path)):
+                if timed or not place:
+                    rows.append((number, span if timed else None))
+                yield len(rows) - 1, clips
+        except CorruptSample as error:
+            failed[number] = VitrailError(f"Cannot read {error.path}: {error.reason}; mend it or leave it out.")
+        except VitrailError as error:
+            failed[number] = error

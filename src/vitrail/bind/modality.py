@@ -1,5 +1,6 @@
 """What a sense is to the rest of the room: how its files become tensors, and its tensors vectors."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -12,6 +13,9 @@ from vitrail.errors import VitrailError
 
 if TYPE_CHECKING:
     from vitrail.bind.encoder import Encoder
+
+Span = tuple[float, float]
+"""Start and length of a part of a recording, in seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +86,17 @@ class Modality:
             CorruptSample: it is damaged.
         """
         raise NotImplementedError
+
+    def parts(self, source: str | Path) -> Iterator[tuple[Span | None, Tensor]]:
+        """What `read` gives, part by part, so that little of a long recording is in memory at a time.
+
+        Yields:
+            The span of a part, None for all of the file, and its clips or views [V, ...].
+
+        Raises:
+            FileError, CorruptSample: as `read`.
+        """
+        yield None, self.read(source)
 
     def sample(self, source: str | Path, generator: torch.Generator) -> Tensor:
         """One training input [...], augmented at random: a random clip, crop, mask.

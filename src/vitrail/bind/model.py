@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -163,32 +163,40 @@ class ImageBind(nn.Module):
         Raises:
             VitrailError: a sense that this model does not have, or a file that cannot be read.
         """
-        check = {name: self.modality(name) for name in sources}
-        return {
-            name: self.embed_clips(name, enumerate(map(modality.read, sources[name])), len(sources[name]), batch_size)
-            for name, modality in check.items()
-        }
+        senses = {name: self.modality(name) for name in sources}
+
+        def parts(name: str) -> Iterator[tuple[int, Tensor]]:
+            for number, source in enumerate(sources[name]):
+                for _, clips in senses[name].parts(source):
+                    yield number, clips
+
+        return {name: self.embed_clips(name, parts(name), len(sources[name]), batch_size) for name in senses}
 
     @torch.inference_mode()
-    def embed_clips(self, name: str, inputs: Iterable[tuple[int, Tensor]], count: int, batch_size: int = 16) -> Tensor:
+    def embed_clips(
+        self, name: str, inputs: Iterable[tuple[int, Tensor]], least: int = 0, batch_size: int = 16
+    ) -> Tensor:
         """The embeddings of inputs of one sense, taken as they come, so that few are in memory at a time.
 
         Args:
             name: of the sense.
-            inputs: numbers below `count`, each with its input's clips [S, ...]; S may differ.
-            count: n.
+            inputs: numbers from 0, each with clips [S, ...] of the input that has the number; S may differ, and inputs
+                may come in parts.
+            least: n, at least.
             batch_size: clips that are encoded at a time.
 
         Returns:
-            [n, dimension] unit vectors, float32, on the CPU; zeros where no input had the number.
+            [n, dimension] unit vectors, float32, on the CPU, n one more than the greatest number; zeros where no input
+            had the number.
         """
-        sums = torch.zeros(count, self.config.dimension)
+        sums: dict[int, Tensor] = {}
         waiting: dict[tuple[int, ...], list[tuple[int, Tensor]]] = {}  # by shape: pictures and video may be mixed
 
         def finish(clips: list[tuple[int, Tensor]]) -> None:
             batch = torch.stack([clip for _, clip in clips]).to(self.device)
-            numbers = torch.tensor([number for number, _ in clips])
-            sums.index_add_(0, numbers, self.encode({name: batch})[name].float().cpu())
+            vectors = self.encode({name: batch})[name].float().cpu()
+            for (number, _), vector in zip(clips, vectors, strict=True):
+                sums[number] = sums[number] + vector if number in sums else vector
             clips.clear()
 
         for number, input_clips in inputs:
@@ -200,7 +208,10 @@ class ImageBind(nn.Module):
         for clips in waiting.values():
             if clips:
                 finish(clips)
-        return F.normalize(sums, dim=-1)
+        found = torch.zeros(max([least, *(number + 1 for number in sums)]), self.config.dimension)
+        for number, total in sums.items():
+            found[number] = total
+        return F.normalize(found, dim=-1)
 
     @classmethod
     def load(

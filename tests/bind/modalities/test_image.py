@@ -104,3 +104,69 @@ def test_mistakes(tmp_path):
         replace(PLAIN, scale=(0.9, 0.2))
     with pytest.raises(VitrailError, match=r"Image\.size is 3"):
         replace(PLAIN, size=3)
+
+
+@pytest.fixture
+def video(tmp_path):
+    """Three seconds of a wide picture that turns from red to blue, 25 frames a second."""
+    av = pytest.importorskip("av")
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 36, 72, "bgr0"
+        for number in range(75):
+            values = np.zeros((36, 72, 3), np.uint8)
+            values[..., 0], values[:, 36:, 1], values[..., 2] = 240 - 3 * number, 255, 3 * number
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(values, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def colours(views):
+    """[V, 3, 2, size, size] -> [V, 2, 3] in 0..255, of the pixels on the left."""
+    return (views[..., 0].mean(dim=-1).mT * torch.tensor(CLIP_STD) + torch.tensor(CLIP_MEAN)) * 255
+
+
+def test_the_views_of_a_video(video):
+    views = PLAIN.read(video)
+    assert views.shape == (15, 3, 2, 32, 32) and views.dtype == torch.float32
+    assert PLAIN.duration(video) == pytest.approx(3)
+    starts = [0.0, 0.25, 0.5, 0.75, 1.0]
+    first = [int(np.ceil(25 * start)) for start in starts]
+    last = [int(np.ceil(25 * (start + 2))) - 1 for start in starts]
+    for clip in range(5):
+        for crop, green in enumerate((0, 0, 255)):  # along the longer side, of which the right half is green
+            (made,) = colours(views[3 * clip + crop][None])
+            expected = [[240 - 3 * frame, green, 3 * frame] for frame in (first[clip], last[clip])]
+            torch.testing.assert_close(made, torch.tensor(expected, dtype=torch.float32), rtol=0, atol=1)
+    torch.testing.assert_close(replace(PLAIN, clips=1, crops=1).read(video), views[1:2])
+    spans = [span for span, _ in replace(PLAIN, clips="cover").parts(video)]
+    assert spans == [(0.0, 2.0), (pytest.approx(1), pytest.approx(2))]
+
+
+def test_a_clip_at_random(video):
+    modality = replace(PLAIN, scale=(1.0, 1.0), colour_jitter=0.4, erasing=1.0)
+    one, other = (sample(modality, video, seed) for seed in (0, 1))
+    assert one.shape == (3, 2, 32, 32) and not torch.equal(one, other)
+    assert torch.equal(one, sample(modality, video))
+    assert torch.equal(one[:, 0] == 0, one[:, 1] == 0) and (one == 0).all(dim=0).any()  # erased alike
+    ends = colours(sample(PLAIN, video, start=0.5)[None])[0]
+    torch.testing.assert_close(ends[:, 2], torch.tensor([39.0, 3 * 62]), rtol=0, atol=1)
+    late = colours(sample(PLAIN, video, start=9.0)[None])[0]
+    torch.testing.assert_close(late[:, 2], torch.tensor([75.0, 3 * 74]), rtol=0, atol=1)
+
+
+def test_a_picture_lasts_for_ever(picture):
+    assert PLAIN.duration(picture) == float("inf")
+    assert [span for span, _ in PLAIN.parts(picture)] == [None]
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not SHARED.exists(), reason="the real data are not beside the repository")
+def test_videos_are_prepared_as_by_the_official_code():
+    pytest.importorskip("av")
+    parity = SHARED / "parity" / "imagebind"
+    expected = np.load(parity / "preprocess_reference.npz")["video_views_0_1_2_and_14"][0].astype(np.float32)
+    views = Image().read(parity / "clip.mkv")
+    assert views.shape == (15, 3, 2, 224, 224)
+    np.testing.assert_allclose(views[[0, 1, 2, 14]], expected, atol=1e-3)  # stored in half precision

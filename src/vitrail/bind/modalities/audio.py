@@ -1,5 +1,6 @@
 """Sound: clips of 2 s as log-mel spectrograms (Section 6.3.3)."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vitrail.bind.encoder import Encoder, patch_encoder
-from vitrail.bind.modality import Modality
+from vitrail.bind.modality import Modality, Span
 from vitrail.bind.prompts import IMAGENET_TEMPLATES
 from vitrail.config import check_range
 from vitrail.data.audio import RATE, Channels, Sound, clip_starts, log_mel, open_sound
@@ -63,9 +64,21 @@ class Audio(Modality):
         Raises:
             CorruptSample: there is no such file, it is damaged, or has no sound.
         """
+        return torch.cat([clip for _, clip in self.parts(source)])
+
+    def parts(self, source: str | Path) -> Iterator[tuple[Span, Tensor]]:
+        """The clips one by one: see `Modality.parts`."""
         sound = open_sound(source)
-        starts = clip_starts(sound.duration, self.window, self.clips)
-        return torch.stack([self._spectrogram(sound, start) for start in starts])
+        for start in clip_starts(sound.duration, self.window, self.clips):
+            yield (start, min(self.window, sound.duration - start)), self._spectrogram(sound, start)[None]
+
+    def duration(self, source: str | Path) -> float:
+        """Seconds that a file lasts.
+
+        Raises:
+            CorruptSample: as `read`.
+        """
+        return open_sound(source).duration
 
     def sample(self, source: str | Path, generator: torch.Generator, start: float | None = None) -> Tensor:
         """A clip of a file, some neighbouring frequencies masked.

@@ -1,11 +1,12 @@
-"""Images: colour pictures; video goes through the same encoder (Section 6.3.3)."""
+"""Images: colour pictures, and video, which goes through the same encoder (Section 6.3.3)."""
 
+import math
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -15,11 +16,13 @@ from torchvision.transforms import v2
 
 from vitrail.bind.augmentation import Crop, erase
 from vitrail.bind.encoder import Encoder, video_encoder
-from vitrail.bind.modality import Modality
+from vitrail.bind.modality import Modality, Span
 from vitrail.bind.prompts import IMAGENET_TEMPLATES
 from vitrail.config import check_range
+from vitrail.data.audio import clip_starts
 from vitrail.data.augmentation import EvalTransform, rand_augment, to_normalized
 from vitrail.data.images import read_image
+from vitrail.data.video import SUFFIXES, open_video
 from vitrail.errors import VitrailError
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -29,12 +32,17 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 @dataclass(frozen=True, kw_only=True)
 class Image(Modality):
-    """Colour pictures, in patches of 14 x 14 pixels over two frames, of which a picture is both; OpenCLIP's ViT-H."""
+    """Colour pictures, in patches of 14 x 14 pixels over two frames, of which a picture is both; OpenCLIP's ViT-H.
+
+    Of video, clips of 2 s, of which the encoder sees the first and the last frame.
+    """
 
     name: ClassVar[str] = "image"
-    suffixes: ClassVar[frozenset[str]] = frozenset(
-        {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif", ".ppm"}
-    )
+    window: ClassVar[float] = 2.0
+    """Seconds of a clip."""
+    suffixes: ClassVar[frozenset[str]] = SUFFIXES | {
+        *(".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif", ".ppm")
+    }
     templates: ClassVar[tuple[str, ...]] = IMAGENET_TEMPLATES
 
     width: int = 1280
@@ -45,6 +53,10 @@ class Image(Modality):
     """Pixels a side of a patch."""
     size: int = 224
     """Pixels a side of what the encoder takes: the central square, the short side resized bicubically."""
+    clips: int | Literal["cover"] = 5
+    """Clips of a video, evenly spread: a number, or "cover", as many as leave nothing out."""
+    crops: Literal[1, 3] = 3
+    """Squares of each clip: the central one, or those at both ends of the longer side too."""
     scale: tuple[float, float] = (0.08, 1.0)
     """Least and greatest share of the area in a random crop."""
     flip: float = 0.5
@@ -60,6 +72,9 @@ class Image(Modality):
         super().__post_init__()
         check_range(self, "patch_size", least=1)
         check_range(self, "size", least=self.patch_size)
+        check_range(self, "crops", least=1, most=3)
+        if self.clips != "cover":
+            check_range(self, "clips", least=1)
         check_range(self, "scale", above=0, most=1)
         check_range(self, "flip", "erasing", least=0, most=1)
         check_range(self, "colour_jitter", least=0)
@@ -71,46 +86,107 @@ class Image(Modality):
         return video_encoder(self, dimension, patch_size=self.patch_size, size=self.size)
 
     def read(self, source: str | Path) -> Tensor:
-        """The central square of a picture.
+        """The central square of a picture, or the views of a video: crops of clips.
 
         Returns:
-            [1, 3, size, size] float32, normalized as CLIP does.
+            [1, 3, size, size], of a video [clips * crops, 3, 2, size, size], float32, normalized as CLIP does.
 
         Raises:
-            CorruptSample: there is no such file, or it is no picture that can be read.
+            CorruptSample: there is no such file, or it is no picture or video that can be read.
         """
+        if _is_video(source):
+            return torch.cat([views for _, views in self.parts(source)])
         return EvalTransform(size=self.size, mean=CLIP_MEAN, std=CLIP_STD).build()(read_image(source))[None]
 
-    def sample(self, source: str | Path, generator: torch.Generator, crop: Crop | None = None) -> Tensor:
-        """A crop of a picture, coloured otherwise and partly erased.
+    def parts(self, source: str | Path) -> Iterator[tuple[Span | None, Tensor]]:
+        """The views of a video clip by clip: see `Modality.parts`."""
+        if not _is_video(source):
+            yield None, self.read(source)
+            return
+        video = open_video(source)
+        starts = clip_starts(video.duration, self.window, self.clips)
+        for number, frames in video.clips(starts, self.window):
+            start = starts[number]
+            yield (start, min(self.window, max(video.duration - start, 0.0))), self._views(torch.from_numpy(frames))
+
+    def _views(self, frames: Tensor) -> Tensor:
+        """The ends of a clip, [2, H, W, 3] uint8 -> [crops, 3, 2, size, size], along the longer side."""
+        clip = frames.permute(3, 0, 1, 2).float() / 255
+        height, width = clip.shape[2:]
+        size = self.size
+        long = size * max(height, width) // min(height, width)
+        shape = (long, size) if height > width else (size, long)
+        clip = torch.nn.functional.interpolate(clip, shape, mode="bilinear", align_corners=False)
+        clip = (clip - torch.tensor(CLIP_MEAN)[:, None, None, None]) / torch.tensor(CLIP_STD)[:, None, None, None]
+        middle = math.ceil((long - size) / 2)
+        starts = (middle,) if self.crops == 1 else (0, middle, long - size)
+        return torch.stack([clip.narrow(2 if height > width else 3, start, size) for start in starts])
+
+    def sample(
+        self,
+        source: str | Path,
+        generator: torch.Generator,
+        crop: Crop | None = None,
+        start: float | None = None,
+    ) -> Tensor:
+        """A crop of a picture, or of a clip of a video, coloured otherwise and partly erased; both its frames alike.
 
         Args:
             source: the file.
             generator: of what is random.
             crop: that of another sense's picture of the same scene (aligned, Table 6.6f); None: a random one.
+            start: seconds where a video's clip begins, that of the sound or motion (aligned, Table 6.6h); None:
+                anywhere.
 
         Returns:
-            [3, size, size] float32.
+            [3, size, size], of a video [3, 2, size, size], float32.
 
         Raises:
             CorruptSample: as `read`.
         """
-        picture = read_image(source)
-        crop = crop or Crop.random(picture.height, picture.width, generator, self.scale, flip=self.flip)
-        cropped = crop.apply(picture, self.size, Pillow.Resampling.BICUBIC)
+        if not _is_video(source):
+            picture = read_image(source)
+            crop = crop or Crop.random(picture.height, picture.width, generator, self.scale, flip=self.flip)
+            return erase(self._augmented([picture], crop, generator)[0], generator, self.erasing)
+        video = open_video(source)
+        last = max(video.duration - self.window, 0.0)
+        anywhere = last * float(torch.rand((), generator=generator))
+        (clip,) = video.clips([anywhere if start is None else min(max(start, 0.0), last)], self.window)
+        height, width = clip.frames.shape[1:3]
+        crop = crop or Crop.random(height, width, generator, self.scale, flip=self.flip)
+        frames = self._augmented([Pillow.fromarray(frame) for frame in clip.frames], crop, generator)
+        return erase(torch.stack(frames, dim=1), generator, self.erasing)
+
+    def _augmented(self, pictures: list[Pillow.Image], crop: Crop, generator: torch.Generator) -> list[Tensor]:
+        """Pictures cropped and coloured, all by the same random numbers."""
         strength = self.colour_jitter
         steps = [v2.ColorJitter(strength, strength, strength)] if strength else []
         if self.rand_augment:
             steps.append(rand_augment(self.rand_augment, self.size, CLIP_MEAN))
-        with _seeded(generator):
-            coloured = v2.Compose([*steps, *to_normalized(CLIP_MEAN, CLIP_STD)])(cropped)
-        return erase(coloured, generator, self.erasing)
+        colour = v2.Compose([*steps, *to_normalized(CLIP_MEAN, CLIP_STD)])
+        seed = int(torch.randint(2**31, (), generator=generator))
+        made = []
+        for picture in pictures:
+            with _seeded(seed):
+                made.append(colour(crop.apply(picture, self.size, Pillow.Resampling.BICUBIC)))
+        return made
+
+    def duration(self, source: str | Path) -> float:
+        """Seconds that a video lasts; of a picture, without end.
+
+        Raises:
+            CorruptSample: as `read`.
+        """
+        return open_video(source).duration if _is_video(source) else math.inf
+
+
+def _is_video(source: str | Path) -> bool:
+    return Path(source).suffix.lower() in SUFFIXES
 
 
 @contextmanager
-def _seeded(generator: torch.Generator) -> Iterator[None]:
-    """The global generators, from which other people's augmentations draw, follow `generator`, and then go on."""
-    seed = int(torch.randint(2**31, (), generator=generator))
+def _seeded(seed: int) -> Iterator[None]:
+    """The global generators, from which other people's augmentations draw, follow `seed`, and then go on."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
