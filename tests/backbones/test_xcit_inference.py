@@ -139,7 +139,7 @@ def test_sums_over_tokens_are_float32() -> None:
     x = torch.randn(2, 3000, 16).bfloat16()
     covariance = inference.gram(x)
     assert covariance.dtype == torch.float32
-    torch.testing.assert_close(covariance.double(), x.double().mT @ x.double(), rtol=1e-6, atol=1e-3)
+    torch.testing.assert_close(covariance.double(), x.double().mT @ x.double(), rtol=1e-5, atol=1e-3)
 
 
 @pytest.mark.parametrize("common", [0.0, 100.0])

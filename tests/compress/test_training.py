@@ -120,7 +120,9 @@ def test_evaluation_reports_every_quality_and_rate(tiny_training, tiny_autoencod
     assert figures["quality_1/psnr"] == pytest.approx(expected, rel=1e-9)
 
 
-def test_training_follows_the_golden_losses_and_learns(tiny_training, tiny_autoencoder, photos, tmp_path):
+def test_training_follows_the_golden_losses_and_learns(tiny_training, tiny_autoencoder, photos, tmp_path, monkeypatch):
+    # What torch draws for a truncated normal distribution differs between its versions.
+    monkeypatch.setattr(torch.nn.init, "trunc_normal_", torch.nn.init.normal_)
     experiment = tiny_training(autoencoder=replace(tiny_autoencoder, nested=True), validation=photos / "test")
     optimizer = replace(experiment.optimizer, lr=1e-2)
     experiment = replace(experiment, optimizer=optimizer, loop=replace(experiment.loop, steps=40))
@@ -133,7 +135,7 @@ def test_training_follows_the_golden_losses_and_learns(tiny_training, tiny_autoe
     assert result.metrics == evaluate_checkpoint(tmp_path / "run", accelerator="cpu")
 
 
-GOLDEN = [2.93457, 2.79670]
+GOLDEN = [2.90400, 2.77276]
 
 
 def test_a_resumed_training_ends_with_the_same_bits(tiny_training, tiny_autoencoder, resumed, tmp_path):
