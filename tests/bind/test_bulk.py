@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pytest
 import torch
 
 from vitrail.bind import ImageBindConfig
-from vitrail.bind.bulk import embed_sources, modality_of, sort_files
+from vitrail.bind.bulk import embed_sources, modality_of, sort_files, with_sound
 from vitrail.bind.index import Source
 from vitrail.bind.modalities.text import Text
 from vitrail.data.corrupt import CorruptSample
@@ -86,3 +87,26 @@ def test_what_lasts_has_a_vector_for_the_file_or_for_each_clip(tmp_path):
     assert timed[0].spans == [(0.0, 1.0), (1.0, 1.0), (2.0, 1.0)] and timed[2].spans == [(0.0, 1.0)]
     torch.testing.assert_close(torch.from_numpy(timed[0].vectors), words[:3])
     torch.testing.assert_close(torch.from_numpy(timed[2].vectors), words[3:])
+
+
+def test_a_video_is_seen_and_heard(tmp_path):
+    av = pytest.importorskip("av")
+    for name, audible in (("a.mkv", True), ("b.mkv", False)):
+        with av.open(str(tmp_path / name), "w") as container:
+            stream = container.add_stream("ffv1", rate=5)
+            stream.height, stream.width, stream.pix_fmt = 16, 16, "bgr0"
+            track = container.add_stream("pcm_s16le", rate=8000) if audible else None
+            for _ in range(10):
+                frame = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+            if track is not None:
+                sound = av.AudioFrame.from_ndarray(np.zeros((1, 16_000), np.int16), format="s16", layout="mono")
+                sound.rate = 8000
+                container.mux(track.encode(sound))
+                container.mux(track.encode(None))
+    (tmp_path / "c.mp4").write_bytes(b"damaged")
+    sources, unknown = sort_files(tmp_path)
+    assert unknown == 0 and [source.modality for source in sources] == ["image"] * 3
+    found = [(source.name, source.modality) for source in with_sound(sources)]
+    assert found == [("a.mkv", "image"), ("a.mkv", "audio"), ("b.mkv", "image"), ("c.mp4", "image")]

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -173,3 +174,18 @@ def test_folders_that_are_no_index(files, tmp_path):
         (tmp_path / "index" / MANIFEST).write_text(damaged, encoding="latin-1")
         with pytest.raises(FileError, match=r"index\.json is damaged"):
             Index.open(tmp_path / "index")
+
+
+def test_a_file_of_two_senses_has_vectors_of_both(files, tmp_path):
+    index = Index.open_or_make(tmp_path / "index", "toy", 4)
+    video = Source(files / "a", "a", "image")
+    both = [video, replace(video, modality="audio")]
+    assert index.update(both, embed).added == 2
+    assert [(entry.name, entry.modality) for entry in index.read()[0]] == [("a", "audio"), ("a", "image")]
+    (files / "a").write_text("other")
+    assert index.update(both, embed) == module.Changes(2, 0, 0, ())
+    assert index.update([video], embed) == module.Changes(0, 1, 1, ())  # the sound track is gone
+    (entry,), (made,) = index.read()
+    assert entry.modality == "image"
+    np.testing.assert_array_equal(made, vector("other"))
+    assert index.update([replace(video, modality="depth")], embed) == module.Changes(1, 0, 1, ())  # it was no image

@@ -64,7 +64,7 @@ def test_an_index_is_brought_up_to_date(model, files, index, capsys):
     capsys.readouterr()
     assert main(command) == 1
     said = capsys.readouterr()
-    assert said.out == f"{index}: 1 files embedded, 1 unchanged, 1 forgotten, 1 that cannot be read\n"
+    assert said.out == f"{index}: 1 embedded, 1 unchanged, 1 forgotten, 1 that cannot be read\n"
     assert f"vitrail: Cannot read {files / 'd.txt'}: it is not text in UTF-8; mend it or leave it out.\n" in said.err
 
 

@@ -1,6 +1,7 @@
 """Many files of several senses: which is which, and their vectors, whatever is wrong with some of them."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -13,6 +14,7 @@ from vitrail.bind.modalities import MODALITIES
 from vitrail.bind.modality import Modality, Span
 from vitrail.bind.model import ImageBind
 from vitrail.data.corrupt import CorruptSample
+from vitrail.data.video import SUFFIXES, open_video
 from vitrail.errors import VitrailError
 
 
@@ -47,6 +49,18 @@ def modality_of(name: str, patterns: Mapping[str, str] | None = None) -> str | N
             return modality
     suffix = Path(name).suffix.lower()
     return next((modality for modality, cls in MODALITIES.items() if suffix in cls.suffixes), None)
+
+
+def with_sound(sources: Sequence[Source]) -> list[Source]:
+    """The same files, and after each video that has one, its sound track as a source of its own."""
+    found = []
+    for source in sources:
+        found.append(source)
+        if source.modality == "image" and source.path.suffix.lower() in SUFFIXES:
+            with suppress(VitrailError):  # whoever reads the pictures will say what is wrong
+                if open_video(source.path).has_sound:
+                    found.append(replace(source, modality="audio"))
+    return found
 
 
 def embed_sources(

@@ -1,8 +1,8 @@
 """An index on disk: what was embedded of which file, and its unit vector.
 
 A folder of Parquet files, the parts, and `index.json`, which says which of them count, and which model made them. Parts
-are written once and never changed; a file's rows are those of the last part that names it. So a process that is killed
-at any moment leaves the index as it was before, or after, one of its steps.
+are written once and never changed; the rows of a file, for one sense, are those of the last part that names both. So a
+process that is killed at any moment leaves the index as it was before, or after, one of its steps.
 """
 
 import json
@@ -148,7 +148,7 @@ class Index:
         """Embeds what is new or changed.
 
         Args:
-            sources: of different names.
+            sources: of different names, or senses: a video's pictures and its sound have one name.
             embed: files to vectors, or to what is wrong with them.
             every: files that are embedded before what was made is safe on the disk.
             prune: forget the files that are not among `sources`.
@@ -157,15 +157,16 @@ class Index:
         Raises:
             VitrailError: another process is at work on the index, or it cannot be written.
         """
-        added, kept, failed, seen = 0, 0, [], set[str]()
+        added, kept, failed, seen = 0, 0, [], set[tuple[str, str]]()
         with self._alone():
             stamps = self._stamps()
             for few in _batches(sources, every):
                 stale = []
                 for source in few:
-                    seen.add(source.name)
+                    key = (source.name, source.modality)
+                    seen.add(key)
                     stamp = _stamp(source)
-                    if stamp is not None and stamps.get(source.name) == stamp:
+                    if stamp is not None and stamps.get(key) == stamp:
                         kept += 1
                     else:
                         stale.append((source, stamp or _UNKNOWN))
@@ -179,8 +180,8 @@ class Index:
                         added += 1
                 self._append(rows)
                 done(len(few))
-            gone = [name for name in stamps if name not in seen] if prune else []
-            self._append([_Row(name) for name in gone])
+            gone = [key for key in stamps if key not in seen] if prune else []
+            self._append([_Row(*key) for key in gone])
             if len(self._parts) > _MOST_PARTS:
                 self._join()
         return Changes(added, kept, len(gone), tuple(failed))
@@ -217,11 +218,11 @@ class Index:
         except OSError as error:
             raise FileError(f"Cannot write to {self.folder}: {error.strerror}; choose another folder.") from None
 
-    def _stamps(self) -> dict[str, "_Stamp"]:
-        """Of each file in the index: how it was when it was embedded."""
+    def _stamps(self) -> dict[tuple[str, str], "_Stamp"]:
+        """Of each file's each sense in the index: how the file was when it was embedded."""
         table = self._table(_COLUMNS[:-1])
-        names, sizes, times = (table.column(name).to_pylist() for name in ("name", "size", "modified"))
-        return {name: (size, time) for name, size, time in zip(names, sizes, times, strict=True)}
+        columns = [table.column(name).to_pylist() for name in ("name", "modality", "size", "modified")]
+        return {(name, sense): (size, time) for name, sense, size, time in zip(*columns, strict=True)}
 
     def _table(self, columns: Sequence[str] | None = None) -> Any:
         """The rows that count, by name and time; all of their columns, or some."""
@@ -234,12 +235,14 @@ class Index:
                 raise FileError(f"{self.folder / name} is damaged or missing; make the index anew.") from None
         table = arrow.concat_tables(tables or [_schema(self.dimension).empty_table()])
         part = np.repeat(np.arange(len(tables)), [len(table) for table in tables]).astype(np.int64)
-        files = table.column("name").combine_chunks().dictionary_encode().indices.to_numpy()
+        names, senses = (table.column(name).combine_chunks().dictionary_encode() for name in ("name", "modality"))
+        owners = names.indices.to_numpy().astype(np.int64) * max(len(senses.dictionary), 1) + senses.indices.to_numpy()
+        _, owners = np.unique(owners, return_inverse=True)
         latest = np.zeros(len(table), dtype=np.int64)
-        np.maximum.at(latest, files, part)
-        known = table.column("modality").is_valid().to_numpy()
-        table = table.filter(arrow.array(known & (part == latest[files])))
-        return table.sort_by([("name", "ascending"), ("start", "ascending")])
+        np.maximum.at(latest, owners, part)
+        known = table.column("size").is_valid().to_numpy()
+        table = table.filter(arrow.array(known & (part == latest[owners])))
+        return table.sort_by([(name, "ascending") for name in ("name", "modality", "start")])
 
     def _append(self, rows: Sequence["_Row"]) -> None:
         """One more part; the index has the rows once the manifest names it."""
@@ -272,14 +275,14 @@ _UNKNOWN: _Stamp = (-1, -1)
 
 @dataclass(frozen=True)
 class _Row:
-    """A row of a part; without a modality: the file is forgotten."""
+    """A row of a part; without a size: the file is forgotten."""
 
     name: str
-    modality: str | None = None
+    modality: str
     start: float | None = None
     seconds: float | None = None
-    size: int = -1
-    modified: int = -1
+    size: int | None = None
+    modified: int | None = None
     vector: Vectors | None = None
 
 

@@ -37,6 +37,7 @@ def add_verbs(verbs: Any) -> None:
     embed.add_argument("inputs", nargs="+", metavar="FILE", help=FILES_HELP)
     embed.add_argument("-o", "--output", required=True, metavar="FILE.parquet", help="the table to write")
     _add_common(embed)
+    _add_clips(embed)
     embed.set_defaults(run=run_embed)
 
     classify = ways.add_parser("classify", help="say which of some classes, named in words, files show or sound like")
@@ -52,6 +53,7 @@ def add_verbs(verbs: Any) -> None:
     index.add_argument("folder", metavar="FOLDER", help="with files of any senses, at any depth")
     index.add_argument("-o", "--output", required=True, metavar="INDEX", help="the index's own folder")
     _add_common(index)
+    _add_clips(index)
     index.set_defaults(run=run_index)
 
     search = ways.add_parser(
@@ -81,22 +83,30 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     add_device(parser)
 
 
+def _add_clips(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--clips",
+        action="store_true",
+        help="a vector for each 2 s of sounds and videos, and 5 s of motion, with its time, instead of one for a file",
+    )
+
+
 def run_embed(arguments: argparse.Namespace) -> int:
     """`vitrail bind embed`; 1 where some file could not be read."""
     import numpy as np
 
-    from vitrail.bind.bulk import embed_sources
+    from vitrail.bind.bulk import embed_sources, with_sound
     from vitrail.bind.index import Entry, write_vectors
 
     if Path(arguments.output).suffix != ".parquet":
         raise VitrailError(f"Cannot write {arguments.output}: its name must end in .parquet.")
     sources = [source for place in places(arguments.inputs) for source in _sources(place, arguments.patterns)]
     model = _load(arguments.model, arguments.device)
-    sources = _known(model, sources)
+    sources = _known(model, with_sound(sources))
     entries, vectors, failed = [], [], []
     with progress() as bar:
         for source in bar.track(sources, description="Embedding"):
-            (made,) = embed_sources(model, [source], arguments.batch_size)
+            (made,) = embed_sources(model, [source], arguments.batch_size, arguments.clips)
             if isinstance(made, VitrailError):
                 failed.append(str(made))
                 continue
@@ -172,7 +182,7 @@ def _say_classes(
 
 def run_index(arguments: argparse.Namespace) -> int:
     """`vitrail bind index`; 1 where some file could not be read."""
-    from vitrail.bind.bulk import embed_sources
+    from vitrail.bind.bulk import embed_sources, with_sound
     from vitrail.bind.index import Index
     from vitrail.bind.storage import fingerprint
 
@@ -183,17 +193,17 @@ def run_index(arguments: argparse.Namespace) -> int:
     index = Index.open_or_make(output, fingerprint(arguments.model), model.config.dimension, str(arguments.model))
     within = output.resolve()
     sources = [one for one in _sources(folder, arguments.patterns) if within not in one.path.resolve().parents]
-    sources = _known(model, sources)
+    sources = _known(model, with_sound(sources))
     with progress() as bar:
         task = bar.add_task("Indexing", total=len(sources))
         changes = index.update(
             sources,
-            partial(embed_sources, model, batch_size=arguments.batch_size),
+            partial(embed_sources, model, batch_size=arguments.batch_size, timed=arguments.clips),
             done=lambda files: bar.advance(task, files),
         )
     _complain(changes.failed)
     print(
-        f"{output}: {changes.added} files embedded, {changes.kept} unchanged, {changes.removed} forgotten, "
+        f"{output}: {changes.added} embedded, {changes.kept} unchanged, {changes.removed} forgotten, "
         f"{len(changes.failed)} that cannot be read"
     )
     return 1 if changes.failed else 0

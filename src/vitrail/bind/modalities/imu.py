@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vitrail.bind.encoder import Encoder, signal_encoder
-from vitrail.bind.modality import Modality
+from vitrail.bind.modality import Modality, Span
 from vitrail.bind.prompts import IMAGENET_TEMPLATES
 from vitrail.bind.signals import Recording, read_recording, resample
 from vitrail.config import check_range
@@ -89,16 +90,20 @@ class Inertial(Modality):
         Raises:
             CorruptSample: there is no such file, it is damaged or unclear, or `start` lies beyond it.
         """
+        if start is None:
+            return torch.cat([window for _, window in self.parts(source)])
         signal, name = self.signal(source)
+        return _window(signal, _begin(start, signal, name))[None]
+
+    def parts(self, source: str | Path | np.ndarray) -> Iterator[tuple[Span, Tensor]]:
+        """The windows one by one: see `Modality.parts`."""
+        signal, _ = self.signal(source)
         free = max(0, signal.shape[1] - LENGTH)
-        if start is not None:
-            starts = [_begin(start, signal, name)]
-        elif self.windows == "centre":
-            starts = [free // 2]
-        else:
-            count = max(1, math.ceil(signal.shape[1] / LENGTH))
-            starts = [round(place) for place in np.linspace(0, free, count)]
-        return torch.stack([_window(signal, begin) for begin in starts])
+        count = max(1, math.ceil(signal.shape[1] / LENGTH))
+        starts = [free // 2] if self.windows == "centre" else [round(place) for place in np.linspace(0, free, count)]
+        for begin in starts:
+            seconds = min(LENGTH, signal.shape[1] - begin) / RATE
+            yield (begin / RATE, seconds), _window(signal, begin)[None]
 
     def sample(self, source: str | Path | np.ndarray, generator: torch.Generator, start: float | None = None) -> Tensor:
         """A window of a file or array.
