@@ -120,4 +120,4 @@ def test_what_a_classifier_has_no_use_for_is_refused(run, photos, capsys):
 
 def test_codecs_and_classifiers_are_evaluated_apart(codec, run, pictures, capsys):
     assert main(["evaluate", str(codec), str(run), "--data", str(pictures)]) == 1
-    assert "Some of the models are codecs and others are not" in capsys.readouterr().err
+    assert "Some of the models are classifiers and others codecs; evaluate the kinds apart." in capsys.readouterr().err
