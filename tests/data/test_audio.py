@@ -129,3 +129,75 @@ def test_official_preprocessing():
             found = log_mel(sound.read(start, 2))
             found = (torch.nn.functional.pad(found, (0, 204 - found.shape[1])) + 4.268) / 9.138
             np.testing.assert_allclose(found.numpy(), clip[0], rtol=0, atol=4e-4)
+
+
+def chirp(seconds, rate):
+    """A tone that rises through the voice's frequencies, and another on a second channel: [T, 2]."""
+    times = np.arange(int(seconds * rate)) / rate
+    return np.stack([0.5 * np.sin(2 * np.pi * (300 + 200 * times) * times), 0.25 * np.sin(2 * np.pi * 500 * times)], 1)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "subtype", "most"),
+    [
+        (".wav", "PCM_U8", 1e-2),
+        (".wav", "PCM_16", 1e-4),
+        (".wav", "PCM_24", 1e-6),
+        (".wav", "FLOAT", 1e-6),
+        (".aiff", "PCM_16", 1e-4),
+        (".flac", "PCM_16", 1e-4),
+        (".ogg", "VORBIS", 3e-2),
+        (".ogg", "OPUS", 3e-2),
+        (".mp3", "MPEG_LAYER_III", 3e-2),
+    ],
+)
+def test_formats_of_libsndfile(tmp_path, suffix, subtype, most):
+    path, rate = tmp_path / f"a{suffix}", 48_000 if subtype == "OPUS" else 44_100
+    expected = chirp(1.5, rate)
+    soundfile.write(path, expected, rate, subtype=subtype)
+    sound = open_sound(path)
+    assert sound.decoder == "soundfile" and sound.rate == rate and sound.duration == pytest.approx(1.5, abs=0.06)
+    first, last = rate // 4, rate // 4 + rate
+    for channels, wanted in (("first", expected[:, 0]), ("mean", expected.mean(axis=1))):
+        np.testing.assert_allclose(sound.samples(first, last, channels), wanted[first:last], atol=most)
+    whole = sound.samples(0, sound.length)
+    for first in (12_000, 33_333):
+        np.testing.assert_allclose(sound.samples(first, first + 2000), whole[first : first + 2000], atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", ["mono", "stereo"])
+@pytest.mark.parametrize(
+    ("suffix", "codec", "most"),
+    [
+        (".m4a", "aac", 3e-2),
+        (".mp4", "aac", 3e-2),
+        (".webm", "libopus", 3e-2),
+        (".mkv", "flac", 1e-4),
+        (".mov", "pcm_s16le", 1e-4),
+        (".m4a", "alac", 1e-4),
+    ],
+)
+def test_formats_of_ffmpeg(tmp_path, suffix, codec, most, layout):
+    """Packed and planar samples, one channel and two; in the right place after a jump."""
+    av = pytest.importorskip("av")
+    path, rate = tmp_path / f"a{suffix}", 48_000
+    expected = chirp(4, rate)[:, : 1 if layout == "mono" else 2].astype(np.float32)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, layout=layout)
+        stream.bit_rate = 192_000
+        resampler = av.AudioResampler(
+            format=stream.format, layout=layout, rate=rate, frame_size=stream.frame_size or 1024
+        )
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(expected.T), format="fltp", layout=layout)
+        frame.rate, frame.pts = rate, 0
+        for part in [*resampler.resample(frame), *resampler.resample(None)]:
+            container.mux(stream.encode(part))
+        container.mux(stream.encode(None))
+    sound = open_sound(path)
+    assert sound.decoder == "av" and sound.rate == rate and sound.duration == pytest.approx(4, abs=0.1)
+    tick = rate // 1000 if suffix == ".webm" else 0  # which knows where it has jumped to by milliseconds only
+    for first in (rate // 4, 5 * rate // 2):
+        for channels, wanted in (("first", expected[:, 0]), ("mean", expected.mean(axis=1))):
+            found = sound.samples(first, first + rate, channels).numpy()
+            shifted = (wanted[first + late : first + rate + late] for late in range(-tick, tick + 1))
+            assert min(abs(found - one).max() for one in shifted) < most

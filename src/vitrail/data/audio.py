@@ -21,6 +21,8 @@ RATE = 16_000
 
 Channels = Literal["first", "mean"]
 
+_LEAD = 8 * 1152  # samples that are decoded ahead: after a jump, an MP3's first frames lack what was before them
+
 
 @dataclass(frozen=True)
 class Sound:
@@ -199,8 +201,9 @@ def _read_soundfile(sound: Sound, first: int, last: int, channels: Channels) -> 
     soundfile = _package("soundfile")
     try:
         with soundfile.SoundFile(str(sound.path)) as file:
-            file.seek(first)
-            values = file.read(last - first, dtype="float32", always_2d=True)
+            lead = min(first, _LEAD)
+            file.seek(first - lead)
+            values = file.read(lead + last - first, dtype="float32", always_2d=True)[lead:]
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise CorruptSample(sound.path, f"it is damaged ({str(error).rstrip('.')})") from None
     return values.mean(axis=1) if channels == "mean" else values[:, 0].copy()
@@ -253,8 +256,11 @@ def _read_av(sound: Sound, first: int, last: int, channels: Channels) -> np.ndar
 
 
 def _place(frame: Any, expected: int, rate: int) -> int:
-    """The number of a frame's first sample in the file's own time."""
-    return expected if frame.pts is None else max(round(frame.pts * frame.time_base * rate), 0)
+    """The number of a frame's first sample in the file's own time, which some containers tell by milliseconds only."""
+    if frame.pts is None:
+        return expected
+    told = max(round(frame.pts * frame.time_base * rate), 0)
+    return expected if abs(told - expected) <= math.ceil(frame.time_base * rate) else told
 
 
 def _ratio(rate: int, new_rate: int) -> tuple[int, int]:
