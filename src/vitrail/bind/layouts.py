@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from vitrail.bind.datasets import EvaluationSet, Item, class_folders, labelled
-from vitrail.bind.modalities import MODALITIES
+from vitrail.bind.modalities.audio import Audio
 from vitrail.bind.prompts import LLVIP, NYU_D, SUN_D
 from vitrail.data.images import image_size, natural_key
+from vitrail.data.video import SUFFIXES
 from vitrail.errors import FileError, VitrailError
 
 _TRIES = 100  # to place a box of the background
@@ -244,7 +245,7 @@ def _present(items: Iterable[Item], expected: int, table: Path) -> tuple[Item, .
 
 def _by_stem(folder: Path) -> dict[str, Path]:
     """Sounds and videos at any depth, by name without suffix."""
-    known = MODALITIES["audio"].suffixes | {".mp4", ".mkv", ".webm", ".avi", ".mov"}
+    known = Audio.suffixes | SUFFIXES
     return {path.stem: path for path in sorted(_folder(folder).rglob("*")) if path.suffix.lower() in known}
 
 
