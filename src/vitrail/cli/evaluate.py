@@ -77,7 +77,7 @@ def add_verb(verbs: Any) -> None:
     classifier.add_argument("--label-column", type=int, help="of a list file, counted from 0 (default: 1)")
     classifier.add_argument("--sizes", type=positive, nargs="+", metavar="PIXELS", help=SIZES_HELP)
     classifier.add_argument(
-        "--batch-size", type=positive, metavar="N", help="at once (default: 64; clips of ImageBinds: 16)"
+        "--batch-size", type=positive, metavar="N", help="images at once (default: 64; clips of ImageBinds: 16)"
     )
     skip = "skip: leave out and count unreadable files (default: stop)"
     classifier.add_argument("--on-corrupt", choices=("stop", "skip"), help=skip)
@@ -203,16 +203,12 @@ def run_bind(arguments: argparse.Namespace, models: "Mapping[str, ImageBind]") -
         raise VitrailError(f"The classes of {arguments.layout} have their names; leave out --labels or --layout.")
     sense = arguments.sense[0] if arguments.sense else None
     classes = read_classes(arguments.labels) if arguments.labels else None
-    data = (
-        open_layout(arguments.layout, arguments.data) if arguments.layout else open_data(arguments.data, sense, classes)
-    )
+    if arguments.layout:
+        data = open_layout(arguments.layout, arguments.data)
+    else:
+        data = open_data(arguments.data, sense, classes)
+    _refuse_useless(arguments, data)
     senses = arguments.sense or [data.sense]
-    if data.classes is None and (
-        options := [name for name in ("labels", "shots", "train") if getattr(arguments, name)]
-    ):
-        raise VitrailError(
-            f"--{options[0]} is for files with labels, which {arguments.data} has none of; leave it out."
-        )
     rows: list[tuple[str, ...]] = []
     for name, model in models.items():
         for each in [*senses, data.partner] if data.classes is None or not arguments.shots else senses:
@@ -220,7 +216,7 @@ def run_bind(arguments: argparse.Namespace, models: "Mapping[str, ImageBind]") -
         training = None
         with progress() as bar:
             embedded = _embed(arguments, model, data, senses, bar)
-            if arguments.train and arguments.shots:
+            if arguments.train:
                 examples = open_data(arguments.train, senses[0], data.classes)
                 training = _embed(arguments, model, examples, senses, bar)
             bar.add_task("Comparing", total=None)
@@ -234,6 +230,19 @@ def run_bind(arguments: argparse.Namespace, models: "Mapping[str, ImageBind]") -
     if not arguments.json:
         print_table(("model", "figure", "value"), rows)
     return 0
+
+
+def _refuse_useless(arguments: argparse.Namespace, data: "EvaluationSet") -> None:
+    labelled, zero_shot = data.classes is not None, data.classes is not None and not arguments.shots
+    for option, needs, there in (
+        ("labels", "files with labels", labelled),
+        ("shots", "files with labels", labelled),
+        ("train", "--shots", bool(arguments.shots)),
+        ("template", "zero-shot classification", zero_shot),
+        ("confusion", "zero-shot classification with one label a file", zero_shot and not data.multi_label),
+    ):
+        if getattr(arguments, option) and not there:
+            raise VitrailError(f"--{option} is for {needs}, which this is not; leave it out.")
 
 
 def _embed(
@@ -275,9 +284,7 @@ def _bind_figures(
         return {f"top1_of_{shots}_shot": accuracy for shots, accuracy in accuracies.items()}
     templates = arguments.template or model.modality(data.sense).templates
     metric = zero_shot(ZeroShotClassifier.from_names(model, data.classes, templates), embedded)
-    if arguments.confusion:
-        if not isinstance(metric, Classification):
-            raise VitrailError("Files of several labels have no confusion matrix; leave out --confusion.")
+    if arguments.confusion and isinstance(metric, Classification):
         write_confusion(metric.confusion, titles, arguments.confusion)
     return metric.compute()
 
