@@ -57,6 +57,19 @@ def test_tables_of_labels(tmp_path):
     assert open_data(table(tmp_path / "b.csv", "depth,label", "x.png,hall")).sense == "depth"
 
 
+def test_numbers_in_parquet_are_labels_and_folds(tmp_path):
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    columns = {"file": ["a.wav", "b.wav", "c.wav"], "label": [0, 1, 0], "fold": [1, 1, 2]}
+    parquet.write_table(arrow.table(columns), tmp_path / "t.parquet")
+    data = open_data(tmp_path / "t.parquet", None, {"rain": ("rain",), "sea": ("sea",)})
+    assert [(item.labels, item.fold) for item in data.items] == [(("rain",), "1"), (("sea",), "1"), (("rain",), "2")]
+
+
+def test_rows_longer_than_the_header_are_read(tmp_path):
+    data = open_data(table(tmp_path / "a.csv", "file,label", "x.wav,dog,what", "y.wav"))
+    assert [item.labels for item in data.items] == [("dog",), ()]
+
+
 def test_tables_of_captions_and_of_pairs(tmp_path):
     captions = table(tmp_path / "a.csv", "file,caption", "x.wav,a dog", "y.wav,rain", 'x.wav,"one, two"')
     data = open_data(captions)

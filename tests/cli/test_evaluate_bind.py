@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,12 +10,14 @@ import torch
 from vitrail.bind import ImageBind, ImageBindConfig
 from vitrail.bind.datasets import open_data
 from vitrail.bind.evaluate import embed_items, evaluate_retrieval, few_shot, zero_shot
+from vitrail.bind.modalities.audio import Audio
 from vitrail.bind.modalities.image import Image
 from vitrail.bind.modalities.text import Text
 from vitrail.bind.modalities.thermal import Thermal
 from vitrail.bind.zero_shot import ZeroShotClassifier
 from vitrail.cli.main import main
 
+ESC10 = Path(__file__).parents[2].parent / "shared" / "data" / "esc10"
 TINY = {"width": 16, "depth": 1, "heads": 2}
 
 
@@ -111,6 +114,24 @@ def test_retrieval_and_damage(model, data, tmp_path, capsys):
 def test_layouts(model, data, capsys):
     assert main(["evaluate", str(model), "--data", str(data), "--layout", "esc50", "--device", "cpu"]) == 1
     assert "esc50.csv" in capsys.readouterr().err
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not ESC10.exists(), reason="the real data are not here")
+def test_sounds_of_esc10_by_folds(tmp_path, capsys):
+    """Two classes, folds 1 and 2: what one fold teaches the other is asked."""
+    for folder in ("002 - Rain", "009 - Rooster"):
+        (tmp_path / "esc10" / folder).mkdir(parents=True)
+        for path in sorted((ESC10 / folder).glob("[12]-*.ogg")):
+            (tmp_path / "esc10" / folder / path.name).symlink_to(path)
+    torch.manual_seed(0)
+    ears = tmp_path / "ears.safetensors"
+    ImageBindConfig(16, {"text": Text(**TINY), "audio": Audio(**TINY)}).build().save(ears)
+    found = figures(ears, capsys, tmp_path / "esc10", "--layout", "esc10", "--shots", 4)
+    assert (found["senses"], found["files"]) == (["audio"], 32)
+    assert found["top1_of_4_shot"] > 0.7  # even random weights tell rain from roosters
+    found = figures(ears, capsys, tmp_path / "esc10", "--layout", "esc10", "--template", "{}")
+    assert found["top5"] == 1 and 0 <= found["top1"] <= 1
 
 
 @pytest.mark.parametrize(

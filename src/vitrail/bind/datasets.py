@@ -105,7 +105,7 @@ def open_table(table: Path, sense: str | None = None, classes: Classes | None = 
         FileError, VitrailError: as `open_data`; a column or a cell is missing.
     """
     rows = list(read_rows(table))
-    columns = list(rows[0]) if rows else []
+    columns = [name for name in rows[0] if name] if rows else []
     senses = [name for name in columns if name in MODALITIES]
     labels = [name for name in columns if name in ("label", "labels")]
     captions = [name for name in columns if name.startswith("caption")]
@@ -122,7 +122,11 @@ def open_table(table: Path, sense: str | None = None, classes: Classes | None = 
             raise FileError(f"Row {number} of {table} has no {files[0]!r}; fill it in or leave the row out.")
         classes_of, matches_of, _ = gathered.setdefault(str(row[files[0]]), ({}, {}, row.get("fold")))
         classes_of |= dict.fromkeys(
-            label.strip() for name in labels[:1] for label in str(row[name] or "").split("|") if label.strip()
+            label.strip()
+            for name in labels[:1]
+            if row.get(name) is not None
+            for label in str(row[name]).split("|")
+            if label.strip()
         )
         matches_of |= dict.fromkeys(str(row[name]) for name in matches if row.get(name) not in (None, ""))
     partner = "text" if captions else next(iter(matches), "text")
