@@ -1,5 +1,6 @@
 import json
 import math
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,25 @@ def test_the_sound_track_of_a_video_keeps_its_time(tmp_path):
     assert (sound.decoder, sound.duration) == ("av", 3)
     torch.testing.assert_close(sound.read(2.5, 0.25), waveform[40000:44000], rtol=0, atol=1e-4)
     torch.testing.assert_close(sound.read(0.5, 0.25), waveform[8000:12000], rtol=0, atol=1e-4)
+
+
+def test_clocks_that_do_not_begin_at_zero(tmp_path):
+    """As in recordings of broadcasts, whose clocks have run for hours."""
+    av = pytest.importorskip("av")
+    waveform = noise(3 * RATE)
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=RATE, layout="mono")
+        for first in range(0, 3 * RATE, 1600):
+            part = (waveform[first : first + 1600] * 32767).round().short().numpy()[None]
+            frame = av.AudioFrame.from_ndarray(part, "s16", "mono")
+            frame.rate, frame.pts, frame.time_base = RATE, 3600 * RATE + first, Fraction(1, RATE)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    sound = open_sound(tmp_path / "a.mkv")
+    assert sound.duration == 3
+    for start in (0.5, 2.5):
+        expected = waveform[int(start * RATE) : int(start * RATE) + 4000]
+        torch.testing.assert_close(sound.read(start, 0.25), expected, rtol=0, atol=1e-4)
 
 
 def test_clip_starts():

@@ -216,10 +216,10 @@ def _open_av(path: Path) -> Sound:
         with av.open(str(path)) as container:
             if not container.streams.audio:
                 raise CorruptSample(path, "it has no sound")
-            rate, length = container.streams.audio[0].rate, 0
+            rate, length, begin = container.streams.audio[0].rate, 0, _begin(av, container)
             try:
                 for frame in container.decode(audio=0):
-                    length = max(length, _place(frame, length, rate) + frame.samples)
+                    length = max(length, _place(frame, length, rate, begin) + frame.samples)
             except av.FFmpegError:
                 if not length:
                     raise  # a damaged end is left out, a file of which nothing can be read is not
@@ -234,13 +234,13 @@ def _read_av(sound: Sound, first: int, last: int, channels: Channels) -> np.ndar
     position = 0
     try:
         with av.open(str(sound.path)) as container:
-            stream = container.streams.audio[0]
+            stream, begin = container.streams.audio[0], _begin(av, container)
             if first > sound.rate:  # a second ahead, as decoders need frames before the first that is right
-                container.seek(int((first / sound.rate - 1) / stream.time_base), stream=stream)
+                container.seek(int((begin + first / sound.rate - 1) / stream.time_base), stream=stream)
             resampler = av.AudioResampler(format="fltp", rate=sound.rate)
             for coded in container.decode(stream):
                 for frame in resampler.resample(coded):
-                    position = _place(frame, position, sound.rate)
+                    position = _place(frame, position, sound.rate, begin)
                     data = frame.to_ndarray()
                     part = data.mean(axis=0) if channels == "mean" else data[0]
                     low, high = max(position, first), min(position + len(part), last)
@@ -255,11 +255,16 @@ def _read_av(sound: Sound, first: int, last: int, channels: Channels) -> np.ndar
     return values
 
 
-def _place(frame: Any, expected: int, rate: int) -> int:
-    """The number of a frame's first sample in the file's own time, which some containers tell by milliseconds only."""
+def _begin(av: Any, container: Any) -> float:
+    """Seconds that the file's clock shows at its beginning: hours in recordings of broadcasts."""
+    return float(max(container.start_time or 0, 0) / av.time_base)
+
+
+def _place(frame: Any, expected: int, rate: int, begin: float) -> int:
+    """The number of a frame's first sample, of times that some containers tell by milliseconds only."""
     if frame.pts is None:
         return expected
-    told = max(round(frame.pts * frame.time_base * rate), 0)
+    told = max(round((float(frame.pts * frame.time_base) - begin) * rate), 0)
     return expected if abs(told - expected) <= math.ceil(frame.time_base * rate) else told
 
 
