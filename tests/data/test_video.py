@@ -23,9 +23,9 @@ def picture(number):
     return values
 
 
-def write(path, times, sound=False):
-    """A video whose frames appear at `times`, in milliseconds."""
-    with av.open(str(path), "w") as container:
+def write(path, times, sound=False, **options):
+    """A video whose frames appear at `times`, in milliseconds; `options` are the container's."""
+    with av.open(str(path), "w", **options) as container:
         stream = container.add_stream("ffv1" if path.suffix == ".avi" else "libx264", rate=25)
         stream.height, stream.width = SIDES
         stream.pix_fmt = "yuv420p"
@@ -79,6 +79,24 @@ def test_frames_count_by_their_time(tmp_path):
         4: (6, 6),
     }
     assert numbers(found.clips([7.0], 0.5)) == {0: (7, 7)}
+
+
+@pytest.mark.parametrize(
+    ("suffix", "begin", "options"),
+    [
+        (".mkv", 3_600_000, {}),  # a clock that has run for an hour
+        (".mkv", 0, {"options": {"live": "1"}}),  # neither length nor table of contents
+        (".m4v", 0, {"format": "h264"}),  # not even times
+    ],
+)
+def test_lengths_that_files_do_not_say(tmp_path, suffix, begin, options):
+    found = open_video(write(tmp_path / f"a{suffix}", range(begin, begin + 4000, 40), **options))
+    assert found.duration == pytest.approx(4, abs=0.05)
+    assert numbers(found.clips([0.0, 3.0], 0.96)) == {0: (0, 23), 1: (75, 98)}
+
+
+def test_longer_sound_does_not_count(tmp_path):
+    assert open_video(write(tmp_path / "a.mkv", range(0, 400, 40), sound=True)).duration == pytest.approx(0.4, abs=0.01)
 
 
 def test_one_frame(tmp_path):

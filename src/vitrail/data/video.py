@@ -43,7 +43,7 @@ class Video:
 
     Attributes:
         path: the file.
-        duration: in seconds, as the container says; 0 where it does not, as for some files of one frame.
+        duration: seconds from the first frame to the end of the last: as its track says, or else as its packets do.
         has_sound: whether there is a sound track.
     """
 
@@ -103,14 +103,39 @@ def open_video(path: str | Path) -> Video:
         with av.open(str(path)) as container:
             if not container.streams.video:
                 raise CorruptSample(path, "it has no pictures")
-            stream = container.streams.video[0]
-            if stream.duration is not None:
-                duration = float(stream.duration * stream.time_base)
-            else:
-                duration = (container.duration or 0) / av.time_base
+            duration = _duration(av, container, container.streams.video[0])
             return Video(path, duration, bool(container.streams.audio))
     except av.FFmpegError:
         raise CorruptSample(path, "it is damaged, or no video that FFmpeg can read") from None
+
+
+def _duration(av: Any, container: Any, stream: Any) -> float:
+    """Seconds that the pictures last; where their track does not say it, what is stored last is looked at, undecoded.
+
+    What the container says cannot be taken for it: it may count the sound, or from when its clock was at zero.
+    """
+    if stream.duration is not None:
+        return float(stream.duration * stream.time_base)
+    begin, base, step = stream.start_time or 0, float(stream.time_base), 1 / float(stream.average_rate or 25)
+    near = [max(container.duration - 2 * av.time_base, 0)] if container.duration else []
+    for place in [*near, None]:  # None: all of the file
+        end, count = 0.0, 0
+        try:
+            if place is not None:
+                container.seek(place)
+            elif near:
+                container.seek(begin, stream=stream)
+            for packet in container.demux(stream):
+                if packet.size:
+                    count += 1
+                    if packet.pts is not None:
+                        shown = packet.duration * base if packet.duration else step
+                        end = max(end, (packet.pts - begin) * base + shown)
+        except av.FFmpegError:
+            pass  # a damaged end is left out
+        if end:
+            return end
+    return count * step  # streams without times
 
 
 def _frames(av: Any, container: Any, stream: Any, start: float) -> Iterator[tuple[float, Any]]:
@@ -119,7 +144,8 @@ def _frames(av: Any, container: Any, stream: Any, start: float) -> Iterator[tupl
     base = float(stream.time_base)
     if start > 0:
         container.seek(begin + int(start / base), stream=stream)
-    time, step = 0.0, 1 / float(stream.average_rate or 25)
+    step = 1 / float(stream.average_rate or 25)
+    time = -step  # so that the first frame is at 0 where streams have no times
     decoded = False
     try:
         for frame in container.decode(stream):
