@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from vitrail.data import video
+from vitrail.data.audio import open_sound
 from vitrail.data.corrupt import CorruptSample
 from vitrail.data.video import open_video
 
@@ -97,6 +98,16 @@ def test_lengths_that_files_do_not_say(tmp_path, suffix, begin, options):
 
 def test_longer_sound_does_not_count(tmp_path):
     assert open_video(write(tmp_path / "a.mkv", range(0, 400, 40), sound=True)).duration == pytest.approx(0.4, abs=0.01)
+
+
+def test_titles_need_not_be_utf_8(tmp_path):
+    path = write(tmp_path / "a.mkv", range(0, 400, 40), sound=True)
+    with av.open(str(path)) as container:
+        encoder = container.metadata["ENCODER"].encode()
+    path.write_bytes(path.read_bytes().replace(encoder, b"\xe9" * len(encoder)))
+    found = open_video(path)
+    assert numbers(found.clips([0.0], 0.4)) == {0: (0, 9)}
+    assert open_sound(path).samples(0, 16_000).shape == (16_000,)
 
 
 def test_one_frame(tmp_path):

@@ -213,7 +213,7 @@ def _open_av(path: Path) -> Sound:
     """The track is decoded once, without keeping it: containers only estimate how long it is."""
     av = _package("av")
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             if not container.streams.audio:
                 raise CorruptSample(path, "it has no sound")
             rate, length, begin = container.streams.audio[0].rate, 0, _begin(av, container)
@@ -233,7 +233,7 @@ def _read_av(sound: Sound, first: int, last: int, channels: Channels) -> np.ndar
     values = np.zeros(last - first, np.float32)
     position = 0
     try:
-        with av.open(str(sound.path)) as container:
+        with av.open(str(sound.path), metadata_errors="replace") as container:
             stream, begin = container.streams.audio[0], _begin(av, container)
             if first > sound.rate:  # a second ahead, as decoders need frames before the first that is right
                 container.seek(int((begin + first / sound.rate - 1) / stream.time_base), stream=stream)

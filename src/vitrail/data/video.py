@@ -70,7 +70,7 @@ class Video:
         order = sorted(range(len(starts)), key=starts.__getitem__)
         av = _package()
         try:
-            with av.open(str(self.path)) as container:
+            with av.open(str(self.path), metadata_errors="replace") as container:
                 stream = container.streams.video[0]
                 stream.thread_type = "AUTO"
                 while order:
@@ -100,7 +100,7 @@ def open_video(path: str | Path) -> Video:
         raise CorruptSample(path, "it is empty")
     av = _package()
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             if not container.streams.video:
                 raise CorruptSample(path, "it has no pictures")
             duration = _duration(av, container, container.streams.video[0])
