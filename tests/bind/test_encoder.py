@@ -201,8 +201,19 @@ def test_fresh_weights():
             assert (parameter == 1).all()
         elif name.endswith("bias"):
             assert (parameter == 0).all()
+        elif parameter.ndim > 1:
+            inputs = {"stem.patches.weight": 6 * 4}.get(name, parameter.shape[-1])
+            assert parameter.std().item() == pytest.approx(inputs**-0.5, rel=0.4), name
         else:
             assert 0 < parameter.std() < 0.04, name
+
+
+def test_fresh_weights_tell_inputs_apart():
+    """Or else contrastive training starts on a plateau."""
+    torch.manual_seed(0)
+    encoder = patch_encoder(Small(width=64, depth=3, heads=4), 64, channels=1, kernel_size=4, stride=4, size=(16, 16))
+    vectors = nn.functional.normalize(encoder.eval()(noise(32, 1, 16, 16).float()), dim=1)
+    assert (vectors @ vectors.mT).mean() < 0.7
 
 
 @pytest.mark.parametrize(

@@ -210,10 +210,15 @@ class Encoder(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Matrices, tokens and positions from a normal distribution of deviation 0.02, biases zero."""
+        """Biases zero; matrices, tokens and positions such that what comes out is as large as what went in.
+
+        A fixed deviation of 0.02, usual at a width of 1000, leaves all inputs of a narrow encoder nearly the same
+        vector, from which InfoNCE hardly finds a way out.
+        """
         for name, parameter in self.named_parameters():
             if parameter.ndim > 1:
-                nn.init.trunc_normal_(parameter, std=0.02)
+                inputs = parameter[0].numel() if name.endswith("weight") else parameter.shape[-1]
+                nn.init.trunc_normal_(parameter, std=inputs**-0.5)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
 
