@@ -135,7 +135,7 @@ def named_files(experiment: BindTraining, sense: str, part: str) -> dict[Path, s
 
 def emergent(experiment: BindTraining, folder: Path) -> dict[str, float]:
     """Trains, and classifies the test files of both senses by the names of the classes."""
-    train(experiment, folder, resume=(folder / "checkpoints" / "last.safetensors").exists())
+    train(experiment, folder, resume=True)
     model = ImageBind.load(folder)
     measured = {}
     for kind, sense in zip(("shared", "emerging"), senses(experiment), strict=True):

@@ -149,7 +149,7 @@ def fine_tuning(weights: Path | None, arguments: argparse.Namespace, seed: int) 
 def finished(experiment: Experiment, folder: Path) -> dict[str, float]:
     """The figures of a run at its end, and images a second where it ran now."""
     last = folder / "checkpoints" / "last.safetensors"
-    result = train(experiment, folder, resume=last.exists())
+    result = train(experiment, folder, resume=True)
     speed = {"images_per_second": result.images_per_second} if result.images_per_second else {}
     if speed:
         write_text(folder / "speed.txt", str(result.images_per_second))
