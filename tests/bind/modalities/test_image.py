@@ -69,12 +69,14 @@ def test_what_is_random_follows_the_generator_alone(picture, changes):
     assert first.shape == (3, 32, 32) and not torch.equal(first, sample(modality, picture, seed=1))
 
 
-def test_a_crop_can_be_given(picture):
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_a_crop_can_be_given(picture, interpolation):
     crop = Crop(0.25, 0.5, 0.5, 0.25)
     with Pillow.open(picture) as image:
-        cropped = crop.apply(image.convert("RGB"), 32, Pillow.Resampling.BICUBIC)
+        cropped = crop.apply(image.convert("RGB"), 32, Pillow.Resampling[interpolation.upper()])
     expected = (np.asarray(cropped).astype(np.float64) / 255 - CLIP_MEAN) / CLIP_STD
-    np.testing.assert_allclose(sample(PLAIN, picture, crop=crop).permute(1, 2, 0), expected, atol=1e-6)
+    made = sample(replace(PLAIN, interpolation=interpolation), picture, crop=crop)
+    np.testing.assert_allclose(made.permute(1, 2, 0), expected, atol=1e-6)
 
 
 def test_erasing_and_jitter_do_something(picture):

@@ -59,6 +59,8 @@ class Image(Modality):
     """Squares of each clip: the central one, or those at both ends of the longer side too."""
     scale: tuple[float, float] = (0.08, 1.0)
     """Least and greatest share of the area in a random crop."""
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    """How a random crop is resized; bilinearly beside depth and heat (Table 6.5)."""
     flip: float = 0.5
     """Probability that a random crop is mirrored (Table 6.5)."""
     colour_jitter: float = 0.4
@@ -164,11 +166,12 @@ class Image(Modality):
         if self.rand_augment:
             steps.append(rand_augment(self.rand_augment, self.size, CLIP_MEAN))
         colour = v2.Compose([*steps, *to_normalized(CLIP_MEAN, CLIP_STD)])
+        resample = Pillow.Resampling[self.interpolation.upper()]
         seed = int(torch.randint(2**31, (), generator=generator))
         made = []
         for picture in pictures:
             with _seeded(seed):
-                made.append(colour(crop.apply(picture, self.size, Pillow.Resampling.BICUBIC)))
+                made.append(colour(crop.apply(picture, self.size, resample)))
         return made
 
     def duration(self, source: str | Path) -> float:
