@@ -3,16 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitrail.config import check_range
 from vitrail.errors import VitrailError
-
-if TYPE_CHECKING:
-    from vitrail.bind.encoder import Encoder
 
 Span = tuple[float, float]
 """Start and length of a part of a recording, in seconds."""
@@ -71,8 +68,11 @@ class Modality:
         if self.learned_temperature and self.temperature is None:
             raise VitrailError(f"The temperature of {self.name} has no value to learn from; set temperature, say 0.07.")
 
-    def build(self, dimension: int) -> "Encoder":
-        """The encoder with fresh weights: prepared inputs [B, ...] -> vectors [B, dimension], of any length."""
+    def build(self, dimension: int) -> nn.Module:
+        """The encoder with fresh weights: prepared inputs [B, ...] -> vectors [B, dimension], of any length.
+
+        As `vitrail.bind.encoder.Encoder`, it tells by `accepts(shape)` which inputs it takes.
+        """
         raise NotImplementedError
 
     def read(self, source: str | Path) -> Tensor:

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.bind.encoder import Encoder
 from vitrail.bind.modalities import MODALITIES
 from vitrail.bind.modality import Modality
 from vitrail.config import check_range
@@ -83,14 +82,14 @@ class ImageBind(nn.Module):
 
     Attributes:
         config: senses and dimension.
-        encoders: name -> `Encoder`.
+        encoders: name -> `Encoder`, or of images `BackboneEncoder`.
         scales: name -> `LogitScale`, of the senses that have a temperature.
     """
 
     def __init__(self, config: ImageBindConfig) -> None:
         super().__init__()
         self.config = config
-        encoders: dict[str, Encoder] = {}
+        encoders: dict[str, nn.Module] = {}
         scales = {}
         for name, modality in config.modalities.items():
             encoders[name] = modality.build(config.dimension)

@@ -12,6 +12,7 @@ from vitrail.bind.contrastive import pair_loss, temperature_of
 from vitrail.bind.modality import Modality
 from vitrail.bind.model import ImageBindConfig
 from vitrail.bind.pairs import Pair, PairTable
+from vitrail.bind.tower import BackboneEncoder
 from vitrail.config import check_range
 from vitrail.data.loader import Dataset
 from vitrail.engine.experiment import Experiment
@@ -177,6 +178,14 @@ class BindTask(Task):
                 encoder.requires_grad_(False)
             elif experiment.low_rank is not None:
                 add_low_rank(encoder, experiment.low_rank)
+        self.train()
+
+    @property
+    def tower(self) -> nn.Module | None:
+        """The backbone of images that starts from weights of its own, no other sense starting from a model's."""
+        encoder = dict(self.model.encoders.items()).get("image")
+        alone = {*self.experiment.frozen} & {*self.model.encoders} <= {"image"}
+        return encoder.backbone if isinstance(encoder, BackboneEncoder) and alone else None
 
     def start_from(self, source: str) -> None:
         """Takes over the encoders of the frozen senses from a trained model, such as OpenCLIP's.

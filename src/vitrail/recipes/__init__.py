@@ -71,7 +71,9 @@ def train(experiment: "Experiment", folder: Path, resume: bool = False) -> "Resu
             task.initialize()
         if not experiment.weights:
             return
-        if isinstance(task, BindTask | CodecTask):
+        if isinstance(task, BindTask) and task.tower is not None:
+            load_weights(task.tower, experiment.weights, head="auto")
+        elif isinstance(task, BindTask | CodecTask):
             task.start_from(experiment.weights)
         else:
             load_weights(task.get_submodule("backbone"), experiment.weights, head="auto")

@@ -14,13 +14,15 @@ from PIL import Image as Pillow
 from torch import Tensor
 from torchvision.transforms import v2
 
+from vitrail.backbones import BackboneConfig
 from vitrail.bind.augmentation import Crop, erase
 from vitrail.bind.encoder import Encoder, video_encoder
 from vitrail.bind.modality import Modality, Span
 from vitrail.bind.prompts import IMAGENET_TEMPLATES
+from vitrail.bind.tower import BackboneEncoder
 from vitrail.config import check_range
 from vitrail.data.audio import clip_starts
-from vitrail.data.augmentation import EvalTransform, rand_augment, to_normalized
+from vitrail.data.augmentation import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, rand_augment, to_normalized
 from vitrail.data.images import read_image
 from vitrail.data.video import SUFFIXES, open_video
 from vitrail.errors import VitrailError
@@ -69,6 +71,14 @@ class Image(Modality):
     """RandAugment in timm's notation, for strong augmentation: rand-m9-mstd0.5 (Tables 6.5 and 6.6e); empty: none."""
     erasing: float = 0.0
     """Probability that a rectangle becomes 0; 0.25 for strong augmentation."""
+    backbone: BackboneConfig | None = None
+    """A backbone of Vitrail's, as a rule pre-trained and frozen (Table 6.9), in place of the ViT of the fields above.
+
+    Its class token is the vector, without a head, so that the model's dimension is its width."""
+    mean: tuple[float, float, float] | None = None
+    """Subtracted from red, green and blue in 0..1; None: CLIP's, or before a backbone ImageNet's."""
+    std: tuple[float, float, float] | None = None
+    """Divides red, green and blue after the mean is subtracted; None as for the mean."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -80,25 +90,40 @@ class Image(Modality):
         check_range(self, "scale", above=0, most=1)
         check_range(self, "flip", "erasing", least=0, most=1)
         check_range(self, "colour_jitter", least=0)
+        check_range(self, "mean")
+        check_range(self, "std", above=0)
         if self.scale[0] > self.scale[1]:
             raise VitrailError(f"Image.scale is {self.scale[0]} to {self.scale[1]}; give the smaller number first.")
 
-    def build(self, dimension: int) -> Encoder:
-        """[B, 3, size, size], or [B, 3, 2, size, size] for clips of two frames -> [B, dimension]."""
+    @property
+    def normalization(self) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+        """Mean and deviation of red, green and blue."""
+        mean, std = (CLIP_MEAN, CLIP_STD) if self.backbone is None else (IMAGENET_MEAN, IMAGENET_STD)
+        return self.mean or mean, self.std or std
+
+    def build(self, dimension: int) -> Encoder | BackboneEncoder:
+        """[B, 3, size, size], or [B, 3, 2, size, size] for clips of two frames -> [B, dimension].
+
+        Raises:
+            VitrailError: the backbone is of another width.
+        """
+        if self.backbone is not None:
+            return BackboneEncoder(self.backbone, dimension)
         return video_encoder(self, dimension, patch_size=self.patch_size, size=self.size)
 
     def read(self, source: str | Path) -> Tensor:
         """The central square of a picture, or the views of a video: crops of clips.
 
         Returns:
-            [1, 3, size, size], of a video [clips * crops, 3, 2, size, size], float32, normalized as CLIP does.
+            [1, 3, size, size], of a video [clips * crops, 3, 2, size, size], float32, normalized.
 
         Raises:
             CorruptSample: there is no such file, or it is no picture or video that can be read.
         """
         if _is_video(source):
             return torch.cat([views for _, views in self.parts(source)])
-        return EvalTransform(size=self.size, mean=CLIP_MEAN, std=CLIP_STD).build()(read_image(source))[None]
+        mean, std = self.normalization
+        return EvalTransform(size=self.size, mean=mean, std=std).build()(read_image(source))[None]
 
     def parts(self, source: str | Path) -> Iterator[tuple[Span | None, Tensor]]:
         """The views of a video clip by clip: see `Modality.parts`."""
@@ -119,7 +144,8 @@ class Image(Modality):
         long = size * max(height, width) // min(height, width)
         shape = (long, size) if height > width else (size, long)
         clip = torch.nn.functional.interpolate(clip, shape, mode="bilinear", align_corners=False)
-        clip = (clip - torch.tensor(CLIP_MEAN)[:, None, None, None]) / torch.tensor(CLIP_STD)[:, None, None, None]
+        mean, std = (torch.tensor(values)[:, None, None, None] for values in self.normalization)
+        clip = (clip - mean) / std
         middle = math.ceil((long - size) / 2)
         starts = (middle,) if self.crops == 1 else (0, middle, long - size)
         return torch.stack([clip.narrow(2 if height > width else 3, start, size) for start in starts])
@@ -164,8 +190,8 @@ class Image(Modality):
         strength = self.colour_jitter
         steps = [v2.ColorJitter(strength, strength, strength)] if strength else []
         if self.rand_augment:
-            steps.append(rand_augment(self.rand_augment, self.size, CLIP_MEAN))
-        colour = v2.Compose([*steps, *to_normalized(CLIP_MEAN, CLIP_STD)])
+            steps.append(rand_augment(self.rand_augment, self.size, self.normalization[0]))
+        colour = v2.Compose([*steps, *to_normalized(*self.normalization)])
         resample = Pillow.Resampling[self.interpolation.upper()]
         seed = int(torch.randint(2**31, (), generator=generator))
         made = []
