@@ -69,6 +69,7 @@ def add_verbs(verbs: Any) -> None:
     search.add_argument("--only", nargs="+", default=(), metavar="SENSE", help="find only what is of these senses")
     search.add_argument("--count", type=positive, default=10, metavar="N", help="most hits (default: 10)")
     search.add_argument("--json", action="store_true", help="one JSON object a hit")
+    search.add_argument("--exact", action="store_true", help="look at every vector of even a very large index")
     search.add_argument("--model", metavar="MODEL", help="where the index's model is now (default: where it was)")
     add_device(search)
     search.set_defaults(run=run_search, takes_fields=True)
@@ -214,7 +215,7 @@ def run_search(arguments: argparse.Namespace) -> int:
     import torch
 
     from vitrail.bind.index import Index
-    from vitrail.bind.search import Searcher, combine
+    from vitrail.bind.search import EXACT_BELOW, Searcher, combine
     from vitrail.bind.storage import fingerprint
 
     query = _query(arguments.fields)
@@ -227,7 +228,11 @@ def run_search(arguments: argparse.Namespace) -> int:
     senses = list(dict.fromkeys(sense for sense, _ in query))
     model = _load(source, arguments.device, senses)
     vectors = torch.cat([model.embed({sense: [thing]})[sense] for sense, thing in query]).numpy()
-    hits = Searcher(index).search(combine(vectors, arguments.weights), arguments.count, arguments.only)
+    searcher = Searcher(index, sys.maxsize if arguments.exact else EXACT_BELOW)
+    hits = searcher.search(combine(vectors, arguments.weights), arguments.count, arguments.only)
+    if searcher.cells is not None:
+        found = f"{100 * searcher.cells.recall:.0f}% of the nearest"
+        print(f"vitrail: an approximate search, which finds about {found}; --exact finds all", file=sys.stderr)
     if arguments.json:
         for hit in hits:
             print(json.dumps({"similarity": hit.similarity, **vars(hit.entry)}))
