@@ -130,6 +130,27 @@ def test_bad_files(tmp_path):
         open_sound(tmp_path / "c.wav")
 
 
+@pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100])
+def test_spans_are_those_read_one_by_one(tmp_path, rate):
+    sound = open_sound(write(tmp_path / "long.wav", noise(12 * rate), rate))
+    starts = [0.0, 0.3, 1.0, 2.1, 7.77, 11.5]  # overlapping, close, far, and over the end
+    reads = []
+    original = type(sound).samples
+
+    def samples(self, first, last, channels="first"):
+        reads.append((first, last))
+        return original(self, first, last, channels)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(sound), "samples", samples)
+        spans = sound.read_spans(starts, 1.0)
+    assert len(reads) == 3
+    assert [len(span) for span in spans] == [RATE] * 5 + [RATE // 2]
+    for start, span in zip(starts, spans, strict=True):
+        torch.testing.assert_close(span, sound.read(start, 1.0), rtol=0, atol=1e-6)
+    assert sound.read_spans([], 1.0) == []
+
+
 @pytest.mark.shared
 @pytest.mark.skipif(not PARITY.exists(), reason="needs the real data")
 def test_official_preprocessing():

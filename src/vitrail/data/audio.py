@@ -4,6 +4,7 @@ Only the span that is asked for is read and resampled, so that files may last fo
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,6 +23,8 @@ RATE = 16_000
 Channels = Literal["first", "mean"]
 
 _LEAD = 8 * 1152  # samples that are decoded ahead: after a jump, an MP3's first frames lack what was before them
+_RESULTS = 32  # of resampling, that are computed together
+_JUMP = 2.0  # seconds between spans that are decoded rather than jumped over
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,39 @@ class Sound:
         Raises:
             CorruptSample: as `samples`.
         """
+        first, last = self._place(start, seconds, rate)
+        return self._resampled(first, last, rate, channels)
+
+    def read_spans(
+        self, starts: Sequence[float], seconds: float, rate: int = RATE, channels: Channels = "first"
+    ) -> list[Tensor]:
+        """Spans of one length, each as `read` gives it; what is close together is decoded and resampled in one go.
+
+        Args:
+            starts: seconds, in order.
+            seconds, rate, channels: as for `read`.
+
+        Raises:
+            CorruptSample: as `samples`.
+        """
+        places = [self._place(start, seconds, rate) for start in starts]
+        found: list[Tensor] = []
+        while rest := places[len(found) :]:
+            count, end = 1, rest[0][1]
+            while count < len(rest) and rest[count][0] <= end + _JUMP * rate:
+                end = max(end, rest[count][1])
+                count += 1
+            begin = rest[0][0]
+            waveform = self._resampled(begin, end, rate, channels)
+            found += [waveform[first - begin : last - begin] for first, last in rest[:count]]
+        return found
+
+    def _place(self, start: float, seconds: float, rate: int) -> tuple[int, int]:
+        """First sample, and the one after the last, at another rate."""
         total = -(-self.length * rate // self.rate)
-        first, last = min(int(start * rate), total), min(int((start + seconds) * rate), total)
+        return min(int(start * rate), total), min(int((start + seconds) * rate), total)
+
+    def _resampled(self, first: int, last: int, rate: int, channels: Channels) -> Tensor:
         if self.rate == rate:
             return self.samples(first, last, channels)
         old, new = _ratio(self.rate, rate)
@@ -151,12 +185,31 @@ def log_mel(waveform: Tensor, bins: int = 128, window: Literal["hann", "hamming"
         return waveform.new_zeros(bins, 0)
     frames = (waveform - waveform.mean()).unfold(0, 400, 160)
     frames = frames - frames.mean(dim=1, keepdim=True)
-    before = torch.cat([frames[:, :1], frames[:, :-1]], dim=1)
-    shape = torch.hann_window if window == "hann" else torch.hamming_window
-    frames = (frames - 0.97 * before) * shape(400, periodic=False, dtype=waveform.dtype)
-    power = torch.fft.rfft(frames, 512).abs().square()
-    energies = power @ mel_triangles(bins).to(waveform.dtype).T
-    return energies.clamp(min=torch.finfo(torch.float32).eps).log().T
+    filled = waveform.new_zeros(len(frames), 512)
+    emphasis = 0.97 * frames  # where a tone is far below the loudest, the order of roundings shows
+    torch.sub(frames[:, 1:], emphasis[:, :-1], out=filled[:, 1:400])
+    torch.sub(frames[:, 0], emphasis[:, 0], out=filled[:, 0])
+    filled[:, :400] *= _window(window, waveform.dtype)
+    spectrum = torch.fft.rfft(filled)
+    power = spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag)
+    energies = torch.cat([power[:, low:high] @ part for low, high, part in _mel_parts(bins, waveform.dtype)], dim=1)
+    return energies.clamp_(min=torch.finfo(torch.float32).eps).log_().T
+
+
+@cache
+def _window(name: Literal["hann", "hamming"], dtype: torch.dtype) -> Tensor:
+    return (torch.hann_window if name == "hann" else torch.hamming_window)(400, periodic=False, dtype=dtype)
+
+
+@cache
+def _mel_parts(bins: int, dtype: torch.dtype) -> list[tuple[int, int, Tensor]]:
+    """Neighbouring triangles together: the frequencies from, and up to, that they have weights of, and these [n, m]."""
+    parts = []
+    for triangles in mel_triangles(bins).split(16):
+        (used,) = triangles.sum(dim=0).nonzero(as_tuple=True)
+        low, high = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)
+        parts.append((low, high, triangles[:, low:high].T.to(dtype).contiguous()))
+    return parts
 
 
 @cache
@@ -279,19 +332,34 @@ def _half_width(old: int, new: int) -> int:
 
 
 @cache
-def _kernels(old: int, new: int) -> Tensor:
-    """The weights of a block's `old` samples, and of those around it, for each of its `new` results: [new, n]."""
+def _kernels(old: int, new: int, dtype: torch.dtype) -> list[tuple[int, Tensor]]:
+    """The weights of a block's `old` samples, and of those around it, for each of its `new` results.
+
+    Results that are neighbours need few of the samples: for some of them at a time, the first sample that they need,
+    and the weights [n, m] of the n from there.
+    """
     half = _half_width(old, new)
     cutoff = min(old, new) * 0.99
     times = torch.arange(-half, old + half, dtype=torch.float64) / old
-    distance = cutoff * (times - torch.arange(new, dtype=torch.float64)[:, None] / new)
+    distance = cutoff * (times[:, None] - torch.arange(new, dtype=torch.float64) / new)
     hann = torch.cos(distance.clamp(-6, 6) * math.pi / 12).square()
-    return torch.sinc(distance) * hann * (cutoff / old)
+    weights = torch.sinc(distance) * hann * (cutoff / old)
+    near = distance.abs() < 6
+    parts = []
+    for first in range(0, new, _RESULTS):
+        (used,) = near[:, first : first + _RESULTS].any(dim=1).nonzero(as_tuple=True)
+        low, high = int(used[0]), int(used[-1]) + 1
+        parts.append((low, weights[low:high, first : first + _RESULTS].to(dtype).contiguous()))
+    return parts
 
 
 def _resample_blocks(waveform: Tensor, old: int, new: int) -> Tensor:
     """Blocks of `old` samples, `_half_width` more at both ends, -> blocks of `new` samples."""
-    kernels = _kernels(old, new).to(waveform.dtype)
-    if len(waveform) < kernels.shape[1]:
+    blocks = (len(waveform) - 2 * _half_width(old, new)) // old
+    if blocks < 1:
         return waveform.new_zeros(0)
-    return (waveform.unfold(0, kernels.shape[1], old) @ kernels.T).flatten()
+    found = waveform.new_empty(blocks, new)
+    for number, (low, weights) in enumerate(_kernels(old, new, waveform.dtype)):
+        some = waveform.as_strided((blocks, len(weights)), (old, 1), waveform.storage_offset() + low)
+        found[:, number * _RESULTS :][:, : weights.shape[1]] = some @ weights
+    return found.flatten()
