@@ -12,7 +12,7 @@ from vitrail.bind.encoder import Encoder, patch_encoder
 from vitrail.bind.modality import Modality, Span
 from vitrail.bind.prompts import IMAGENET_TEMPLATES
 from vitrail.config import check_range
-from vitrail.data.audio import RATE, Channels, Sound, clip_starts, log_mel, open_sound
+from vitrail.data.audio import RATE, Channels, clip_starts, log_mel, open_sound
 
 BINS = 128
 FRAMES = 204
