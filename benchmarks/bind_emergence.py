@@ -31,7 +31,7 @@ from torch import Tensor
 
 from vitrail.bind import ImageBind
 from vitrail.bind.modality import Modality
-from vitrail.bind.pairs import read_rows
+from vitrail.bind.rows import read_rows
 from vitrail.bind.training import BindTraining, Pairs
 from vitrail.bind.zero_shot import ZeroShotClassifier
 from vitrail.compress.evaluation_report import markdown_table, write_rows

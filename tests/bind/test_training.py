@@ -102,6 +102,7 @@ def test_each_kind_of_pairs_changes_what_it_may(experiment, tmp_path):
         ("depth", depth, {"depth"}),
         ("both", experiment, {"depth", "thermal", "text"}),
         ("frozen", frozen, {"depth", "text"}),
+        ("frozen in part", replace(depth, frozen=("depth.blocks", "smell")), {"depth"}),
     ):
         train(one, tmp_path / name)
         assert changed(one, tmp_path / name) == expected, name
@@ -114,7 +115,11 @@ def test_a_run_is_evaluated_by_retrieval_and_is_a_model(experiment, tmp_path):
         assert {f"train/{name}/loss", f"train/{name}/accuracy", f"train/{name}/temperature"} <= curves.keys()
     model = ImageBind.load(tmp_path / "run")
     pairs = experiment.validation.open(MODEL)
-    depths, texts = zip(*(pairs.sources(number) for number in range(3)), strict=True)
+    sources = []
+    for number in range(3):
+        with pairs.opened(number) as both:
+            sources.append(both)
+    depths, texts = zip(*sources, strict=True)
     vectors = model.embed({"depth": depths, "text": texts})
     expected = retrieval(vectors["depth"], vectors["text"], names=("depth", "text"))
     assert result.metrics == pytest.approx(expected)
@@ -164,3 +169,5 @@ def test_pairs_that_bind_nothing(scenes, experiment):
         replace(experiment, pairs=experiment.pairs[:1] * 2)
     with pytest.raises(VitrailError, match="one table for each kind"):
         replace(experiment, pairs=())
+    with pytest.raises(VitrailError, match=r"There is no depth\.backbone to freeze; .* parts stem, .*blocks, .*head"):
+        replace(experiment, frozen=("depth.backbone",)).build_task()

@@ -10,7 +10,7 @@ from typing import Any
 
 from vitrail.bind.bulk import modality_of, sort_files
 from vitrail.bind.modalities import MODALITIES
-from vitrail.bind.pairs import read_rows
+from vitrail.bind.rows import read_rows
 from vitrail.data.images import natural_key
 from vitrail.data.labels import LabelEncoder
 from vitrail.errors import FileError, VitrailError

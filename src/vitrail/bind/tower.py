@@ -10,31 +10,32 @@ FRAMES = 2
 
 
 class BackboneEncoder(nn.Module):
-    """Pictures, and clips of two frames, to what a backbone says of whole images; there is no head to learn.
+    """Pictures, and clips of two frames, to vectors: what a backbone says of whole images, through a linear head.
 
     Args:
         config: the backbone's.
-        dimension: of the vectors, which must be the backbone's width.
-
-    Raises:
-        VitrailError: it is another.
+        dimension: of the vectors.
     """
 
     def __init__(self, config: BackboneConfig, dimension: int) -> None:
         super().__init__()
         self.backbone = config.build()
-        if self.backbone.width != dimension:
-            raise VitrailError(
-                f"The backbone of images gives vectors of {self.backbone.width} numbers and has no head, but the "
-                f"model's dimension is {dimension}; set the dimension to {self.backbone.width}."
-            )
+        self.head = nn.Linear(self.backbone.width, dimension, bias=False)
+        nn.init.trunc_normal_(self.head.weight, std=self.backbone.width**-0.5)
 
     def accepts(self, shape: tuple[int, ...]) -> bool:
         """Whether `shape` is one of pictures, [B, 3, H, W], or of clips, [B, 3, 2, H, W]."""
         return min(shape[-2:]) > 0 and shape[1:-2] in ((3,), (3, FRAMES))
 
+    def features(self, inputs: Tensor) -> Tensor:
+        """The backbone's class tokens, [B, 3, H, W] -> [B, d]; of clips [B, 3, 2, H, W] the means over the frames."""
+        if inputs.ndim == 4:
+            return self.backbone.forward_features(inputs).class_token
+        frames = inputs.transpose(1, 2).flatten(0, 1)
+        return self.backbone.forward_features(frames).class_token.unflatten(0, (-1, FRAMES)).mean(dim=1)
+
     def forward(self, inputs: Tensor) -> Tensor:
-        """[B, 3, H, W], or [B, 3, 2, H, W], of which the mean over the frames is taken -> [B, dimension].
+        """[B, 3, H, W], or [B, 3, 2, H, W] -> [B, dimension].
 
         Raises:
             VitrailError: the inputs are of another shape.
@@ -44,7 +45,4 @@ class BackboneEncoder(nn.Module):
                 f"Inputs of shape {list(inputs.shape)} do not fit the backbone, which takes [B, 3, H, W] or "
                 f"[B, 3, {FRAMES}, H, W]; prepare them with the modality's `read`."
             )
-        if inputs.ndim == 4:
-            return self.backbone.forward_features(inputs).class_token
-        frames = inputs.transpose(1, 2).flatten(0, 1)
-        return self.backbone.forward_features(frames).class_token.unflatten(0, (-1, FRAMES)).mean(dim=1)
+        return self.head(self.features(inputs))

@@ -28,13 +28,14 @@ class Pairs:
     """Pairs of two senses, and how the model learns from them."""
 
     table: Path
-    """CSV or Parquet: a column of files (of texts: the texts themselves) for each of both senses."""
+    """CSV or Parquet: a column of files (of texts: the texts themselves) for each of both senses. Or tars with a file
+    for each, a pattern such as pairs-{000..127}.tar."""
     first: str = "image"
     """The sense that others are bound to."""
     second: str = "audio"
     """The one that is bound to it; its temperature counts."""
     columns: tuple[str, str] | None = None
-    """Of the table; None: the senses' names."""
+    """Of the table, None: the senses' names; or suffixes of files in tars, None: those that the senses know."""
     aligned: bool = True
     """Both see the same crop, or the same time (Table 6.6f and h)."""
     replication: float = 1.0
@@ -87,7 +88,7 @@ class BindTraining(Experiment):
     """Pairs to retrieve from each other at each evaluation; of two senses that never meet in training, it shows what
     emerges."""
     frozen: tuple[str, ...] = ("image", "text")
-    """Senses whose encoders stay as they are."""
+    """Senses whose encoders stay as they are; `image.backbone`: the backbone alone, while its head learns."""
     low_rank: int | None = None
     """Train low-rank changes of this rank (LoRA) instead of whole matrices; None: whole matrices."""
     optimizer: OptimizerConfig = field(
@@ -154,10 +155,8 @@ class HeldOutPairs:
         return len(self.table)
 
     def __getitem__(self, number: int) -> Pair:
-        clips = [
-            modality.read(source)
-            for modality, source in zip(self.table.modalities, self.table.sources(number), strict=True)
-        ]
+        with self.table.opened(number) as sources:
+            clips = [modality.read(source) for modality, source in zip(self.table.modalities, sources, strict=True)]
         return Pair(*(some[len(some) // 2] for some in clips))
 
 
@@ -173,19 +172,26 @@ class BindTask(Task):
         self.experiment = experiment
         self.model = experiment.model.build()
         self.kinds = {pairs.name: pairs for pairs in experiment.pairs}
-        for name, encoder in self.model.encoders.items():
-            if name in experiment.frozen:
-                encoder.requires_grad_(False)
-            elif experiment.low_rank is not None:
-                add_low_rank(encoder, experiment.low_rank)
+        self.fixed = [
+            _part(self.model.encoders, path)
+            for path in experiment.frozen
+            if path.partition(".")[0] in self.model.encoders
+        ]
+        for part in self.fixed:
+            part.requires_grad_(False)
+        if experiment.low_rank is not None:
+            for encoder in self.model.encoders.values():
+                if all(parameter.requires_grad for parameter in encoder.parameters()):
+                    add_low_rank(encoder, experiment.low_rank)
         self.train()
 
     @property
     def tower(self) -> nn.Module | None:
-        """The backbone of images that starts from weights of its own, no other sense starting from a model's."""
+        """The backbone of images that starts from weights of its own, unless all of the encoder is frozen."""
         encoder = dict(self.model.encoders.items()).get("image")
-        alone = {*self.experiment.frozen} & {*self.model.encoders} <= {"image"}
-        return encoder.backbone if isinstance(encoder, BackboneEncoder) and alone else None
+        if not isinstance(encoder, BackboneEncoder) or "image" in self.experiment.frozen:
+            return None
+        return encoder.backbone
 
     def start_from(self, source: str) -> None:
         """Takes over the encoders of the frozen senses from a trained model, such as OpenCLIP's.
@@ -196,11 +202,10 @@ class BindTask(Task):
         self.model.initialize(source, [name for name in self.experiment.frozen if name in self.model.encoders])
 
     def train(self, mode: bool = True) -> "BindTask":
-        """Frozen encoders stay as in evaluation."""
+        """What is frozen stays as in evaluation."""
         super().train(mode)
-        for name in self.experiment.frozen:
-            if name in self.model.encoders:
-                self.model.encoders[name].eval()
+        for part in self.fixed:
+            part.eval()
         return self
 
     def phases(self) -> dict[str, Phase]:
@@ -227,7 +232,7 @@ class BindTask(Task):
         pairs = self.kinds[phase]
         vectors = {}
         for sense, tensor in zip((pairs.first, pairs.second), batch[phase], strict=True):
-            fixed = sense in self.experiment.frozen or (sense == pairs.first and not pairs.update_first)
+            fixed = sense == pairs.first and not pairs.update_first  # what is frozen takes no gradients anyway
             with torch.set_grad_enabled(torch.is_grad_enabled() and not fixed):
                 vectors[sense] = self.model.encode({sense: tensor.flatten(0, 1)})[sense]
         loss = pair_loss(self.model, vectors, pairs.first, pairs.second)
@@ -248,6 +253,15 @@ class BindTask(Task):
         pairs = self.experiment.validation
         assert pairs is not None
         return RetrievalMetric((pairs.first, pairs.second))
+
+
+def _part(encoders: nn.ModuleDict, path: str) -> nn.Module:
+    try:
+        return encoders.get_submodule(path)
+    except AttributeError:
+        sense = path.partition(".")[0]
+        parts = ", ".join(name for name, _ in encoders[sense].named_children())
+        raise VitrailError(f"There is no {path} to freeze; freeze {sense}, or of its parts {parts}.") from None
 
 
 class RetrievalMetric:

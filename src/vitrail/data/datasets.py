@@ -17,6 +17,7 @@ from vitrail.data.images import image_names, is_image, natural_key, read_image, 
 from vitrail.data.labels import LabelEncoder, read_classes
 from vitrail.data.paths import PathIndex
 from vitrail.data.samples import LabelledImage, UnlabelledImage, as_sample
+from vitrail.data.shards import find_shards
 from vitrail.data.tars import TarImages
 from vitrail.errors import FileError
 
@@ -167,7 +168,7 @@ class ImageData:
     """A set of images on disk; what `root` is shows in what it holds."""
 
     root: Path
-    """A folder of class folders, a flat folder of images, a list file, a tar shard, or a folder or glob of shards."""
+    """A folder of class folders, a flat folder of images, a list file, or tars: one, a folder, *.tar, {00..31}.tar."""
     list: Path | None = None
     """A list of paths relative to the root, with labels: `path, label` a line, also between tabs or spaces."""
     label_column: int | None = 1
@@ -235,12 +236,8 @@ class ImageData:
             return (self.root,)
         if self.root.is_dir():
             found = [] if scan(self.root)[0] else [str(path) for path in self.root.glob("*.tar")]
-        elif any(mark in str(self.root) for mark in "*?["):
-            anchor = self.root.anchor
-            matches = Path(anchor).glob(str(self.root.relative_to(anchor)))
-            found = [str(path) for path in matches if path.suffix == ".tar"]
-            if not found:
-                raise FileError(f"No tar file matches {self.root}; check the pattern.")
+        elif any(mark in str(self.root) for mark in "{*?["):
+            return find_shards(self.root)
         else:
             raise FileError(f"There is no file or folder {self.root}; give a folder, a list, or tar shards.")
         return tuple(Path(path) for path in sorted(found, key=natural_key))

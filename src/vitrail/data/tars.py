@@ -3,11 +3,11 @@
 import hashlib
 import io
 import json
-import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
-from typing import IO, NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
@@ -18,6 +18,7 @@ from vitrail.data.images import SUFFIXES, read_image
 from vitrail.data.labels import NO_LABEL, LabelEncoder
 from vitrail.data.paths import PathIndex
 from vitrail.data.samples import LabelledImage, UnlabelledImage, as_sample
+from vitrail.data.shards import Member, read_members
 from vitrail.errors import FileError
 from vitrail.files import atomic_path, cache_folder
 
@@ -131,7 +132,7 @@ def index_shard(shard: Path, label: str | None) -> ShardIndex:
     for place in places:
         if (index := _load(place, stamp)) is not None:
             return index
-    index = _scan(shard, status.st_size, label)
+    index = _scan(shard, label)
     for place in places:
         try:
             _store(place, stamp, index)
@@ -167,30 +168,13 @@ def _store(place: Path, stamp: str, index: ShardIndex) -> None:
         )
 
 
-class _Image(NamedTuple):
-    name: str
-    offset: int
-    size: int
-
-
-def _scan(shard: Path, size: int, label: str | None) -> ShardIndex:
-    images: list[_Image] = []
+def _scan(shard: Path, label: str | None) -> ShardIndex:
+    images: list[Member] = []
     encoder = LabelEncoder()
     try:
-        with shard.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            for image, text in _samples(tar, file, label, shard):
-                images.append(image)
-                encoder.add(text)
-            # tarfile ends quietly at a header that it cannot read; a whole file ends with a block of zeros.
-            file.seek(tar.offset)
-            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise tarfile.ReadError
-    except tarfile.TarError:
-        seen = f" after {images[-1].name}" if images else ""
-        raise FileError(
-            f"{shard} ({size:,} bytes) is truncated, damaged or not a plain tar file{seen}; "
-            "copy or make it again, and decompress it if it is compressed."
-        ) from None
+        for image, text in _samples(shard, label):
+            images.append(image)
+            encoder.add(text)
     except OSError as error:
         raise FileError(f"Cannot read {shard}: {error.strerror}; check its rights.") from None
     return ShardIndex(
@@ -202,29 +186,20 @@ def _scan(shard: Path, size: int, label: str | None) -> ShardIndex:
     )
 
 
-def _samples(
-    tar: tarfile.TarFile, file: IO[bytes], label: str | None, shard: Path
-) -> Iterator[tuple[_Image, str | None]]:
+def _samples(shard: Path, label: str | None) -> Iterator[tuple[Member, str | None]]:
     """The image and the label, as text, of each sample."""
-    current, image, text = None, None, None
-    for member in tar:
-        tar.members = []  # type: ignore[attr-defined]  # else tarfile would keep them all
-        if not member.isfile():
-            continue
-        folder, _, name = member.name.rpartition("/")
-        stem, _, suffix = name.partition(".")
-        if (folder, stem) != current:
+    with shard.open("rb") as file:
+        for _, members in groupby(read_members(shard), key=attrgetter("key")):
+            image, text = None, None
+            for member in members:
+                if member.suffix in SUFFIXES and image is None:
+                    image = member
+                elif label is not None and member.suffix in (label, "json"):
+                    file.seek(member.offset)
+                    name = f"{shard}/{member.name}"
+                    text = _label(file.read(member.size), member.suffix, label, name) or text
             if image is not None:
                 yield image, text
-            current, image, text = (folder, stem), None, None
-        suffix = suffix.lower()
-        if suffix in SUFFIXES and image is None:
-            image = _Image(member.name, member.offset_data, member.size)
-        elif label is not None and suffix in (label, "json"):
-            file.seek(member.offset_data)
-            text = _label(file.read(member.size), suffix, label, f"{shard}/{member.name}") or text
-    if image is not None:
-        yield image, text
 
 
 def _label(data: bytes, suffix: str, label: str, name: str) -> str | None:

@@ -72,9 +72,8 @@ class Image(Modality):
     erasing: float = 0.0
     """Probability that a rectangle becomes 0; 0.25 for strong augmentation."""
     backbone: BackboneConfig | None = None
-    """A backbone of Vitrail's, as a rule pre-trained and frozen (Table 6.9), in place of the ViT of the fields above.
-
-    Its class token is the vector, without a head, so that the model's dimension is its width."""
+    """A backbone of Vitrail's, as a rule pre-trained and frozen (Table 6.9), in place of the ViT of the fields above;
+    its class token goes through a linear head."""
     mean: tuple[float, float, float] | None = None
     """Subtracted from red, green and blue in 0..1; None: CLIP's, or before a backbone ImageNet's."""
     std: tuple[float, float, float] | None = None
@@ -102,11 +101,7 @@ class Image(Modality):
         return self.mean or mean, self.std or std
 
     def build(self, dimension: int) -> Encoder | BackboneEncoder:
-        """[B, 3, size, size], or [B, 3, 2, size, size] for clips of two frames -> [B, dimension].
-
-        Raises:
-            VitrailError: the backbone is of another width.
-        """
+        """[B, 3, size, size], or [B, 3, 2, size, size] for clips of two frames -> [B, dimension]."""
         if self.backbone is not None:
             return BackboneEncoder(self.backbone, dimension)
         return video_encoder(self, dimension, patch_size=self.patch_size, size=self.size)

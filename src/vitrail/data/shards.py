@@ -1,0 +1,87 @@
+"""Tar files as WebDataset writes them: which there are, and what members they have."""
+
+import re
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from vitrail.data.images import natural_key
+from vitrail.errors import FileError
+
+
+class Member(NamedTuple):
+    """A file in a tar.
+
+    Attributes:
+        name: its path in the tar.
+        key: the path up to the first dot of its last part; members of one sample share it, one after the other.
+        suffix: what follows that dot, in lower case: "jpg", "depth.png".
+        offset: bytes from the start of the tar.
+        size: bytes.
+    """
+
+    name: str
+    key: str
+    suffix: str
+    offset: int
+    size: int
+
+
+def find_shards(pattern: str | Path) -> tuple[Path, ...]:
+    """The tars that a pattern names, in natural order where it does not tell: one file, `pairs-{000..127}.tar`,
+    `{street,room}.tar`, `pairs-*.tar`.
+
+    Raises:
+        FileError: nothing matches a pattern with `*`, `?` or `[`.
+    """
+    text = str(pattern)
+    if braces := re.search(r"\{([^{}]+)\}", text):
+        before, after = text[: braces.start()], text[braces.end() :]
+        return tuple(path for option in _options(braces[1]) for path in find_shards(f"{before}{option}{after}"))
+    if not any(mark in text for mark in "*?["):
+        return (Path(text),)
+    anchor = Path(text).anchor
+    found = [str(path) for path in Path(anchor).glob(str(Path(text).relative_to(anchor))) if path.suffix == ".tar"]
+    if not found:
+        raise FileError(f"No tar file matches {text}; check the pattern.")
+    return tuple(Path(path) for path in sorted(found, key=natural_key))
+
+
+def _options(choice: str) -> list[str]:
+    """`000..127` or `street,room`."""
+    numbers = re.fullmatch(r"(\d+)\.\.(\d+)", choice)
+    if numbers is None:
+        return choice.split(",")
+    first, last = numbers.groups()
+    return [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
+
+
+def read_members(shard: Path) -> Iterator[Member]:
+    """The members of a tar that are files, from its headers.
+
+    Raises:
+        FileError: it is missing, truncated, damaged or no plain tar file.
+    """
+    last = None
+    try:
+        with shard.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            for member in tar:
+                tar.members = []  # type: ignore[attr-defined]  # else tarfile would keep them all
+                if member.isfile():
+                    last = member.name
+                    folder, slash, name = member.name.rpartition("/")
+                    stem, _, suffix = name.partition(".")
+                    yield Member(member.name, f"{folder}{slash}{stem}", suffix.lower(), member.offset_data, member.size)
+            # tarfile ends quietly at a header that it cannot read; a whole file ends with a block of zeros.
+            file.seek(tar.offset)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError
+    except tarfile.TarError:
+        seen = f" after {last}" if last else ""
+        raise FileError(
+            f"{shard} ({shard.stat().st_size:,} bytes) is truncated, damaged or not a plain tar file{seen}; "
+            "copy or make it again, and decompress it if it is compressed."
+        ) from None
+    except OSError as error:
+        raise FileError(f"Cannot read {shard}: {error.strerror}; check its path and its rights.") from None
