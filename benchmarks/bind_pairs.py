@@ -2,15 +2,22 @@
 
     python benchmarks/bind_pairs.py digits --data DATA --output digits
     python benchmarks/bind_pairs.py actions --data DATA --output actions
+    python benchmarks/bind_pairs.py roadscene --data DATA --output roadscene
+    python benchmarks/bind_pairs.py scenes --data DATA --output scenes
 
 digits   MNIST's pictures with the digit's name, and the Free Spoken Digit Dataset's sounds with a picture of the same
          digit; the sounds of two of its six speakers are kept for the test (`--fold` says which)
 actions  UTD-MHAD's depth with the action's name, and with the motion of the same recording; subjects of even number are
          kept for the test
+roadscene
+         RoadScene's pictures of roads in colour and in heat; every fourth is kept for the test
+scenes   one of 7-Scenes' recordings of a room, in colour and in depth; of eight stretches of time the fourth and the
+         last are kept for the test, since frames that follow each other look nearly the same
 
-DATA holds `mnist/{train,test}.npz` (images, labels), `fsdd/DIGIT_SPEAKER_TAKE.flac`, and
-`utd-mhad/{depth,inertial}.npz` (an array for each recording, a<action>_s<subject>_t<trial>). What is random follows
-`--seed`.
+DATA holds `mnist/{train,test}.npz` (images, labels), `fsdd/DIGIT_SPEAKER_TAKE.flac`,
+`utd-mhad/{depth,inertial}.npz` (an array for each recording, a<action>_s<subject>_t<trial>),
+`roadscene/{visible,thermal}/` (pictures of the same names), and `rgbd-7scenes/frame-NUMBER.{color.jpg,depth.png}`. What
+is random follows `--seed`.
 """
 
 import argparse
@@ -81,9 +88,32 @@ def actions(data: Path, output: Path) -> None:
     print(f"{output}: {len(rows['train'])} depth frames to train with, {len(rows['test'])} for the test")
 
 
+def roadscene(data: Path, output: Path) -> None:
+    """Writes train and test of image_thermal."""
+    pictures = sorted((data / "roadscene" / "visible").resolve().iterdir())
+    heat = (data / "roadscene" / "thermal").resolve()
+    rows = [(picture, heat / picture.name) for picture in pictures]
+    write_parts(output, ("image", "thermal"), rows, [number % 4 == 3 for number in range(len(rows))])
+
+
+def scenes(data: Path, output: Path) -> None:
+    """Writes train and test of image_depth."""
+    pictures = sorted((data / "rgbd-7scenes").resolve().glob("*.color.jpg"))
+    rows = [(picture, picture.with_name(picture.name.replace("color.jpg", "depth.png"))) for picture in pictures]
+    write_parts(output, ("image", "depth"), rows, [8 * number // len(rows) in (3, 7) for number in range(len(rows))])
+
+
+def write_parts(output: Path, header: Sequence[str], rows: Sequence[Sequence[object]], held_out: list[bool]) -> None:
+    """Writes train.csv and test.csv."""
+    for part, wanted in (("train", False), ("test", True)):
+        chosen = [row for row, is_test in zip(rows, held_out, strict=True) if is_test == wanted]
+        write_table(output / f"{part}.csv", header, chosen)
+        print(f"{output}/{part}.csv: {len(chosen)} pairs")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("digits", "actions"))
+    parser.add_argument("what", choices=("digits", "actions", "roadscene", "scenes"))
     parser.add_argument("--data", type=Path, required=True, help="the folder of the data sets")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
@@ -94,7 +124,8 @@ def main() -> None:
     if arguments.what == "digits":
         digits(arguments.data, arguments.output, arguments.seed, arguments.fold, arguments.most)
     else:
-        actions(arguments.data, arguments.output)
+        writers = {"actions": actions, "roadscene": roadscene, "scenes": scenes}
+        writers[arguments.what](arguments.data, arguments.output)
 
 
 if __name__ == "__main__":

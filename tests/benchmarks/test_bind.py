@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vitrail.cli.main import main
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SMALL = ["--width", "8", "--depth", "1", "--heads", "1", "--workers", "0", "--precision", "32-true"]
 
@@ -91,3 +93,53 @@ def test_actions(data: Path, tmp_path: Path) -> None:
     found = read(output / "emergence.csv")
     assert [row["emergence"] for row in found] == ["emergent", "supervised", "chance"]
     assert float(found[2]["imu by names (%)"]) == 50 and found[0]["depth by names (%)"]
+
+
+@pytest.fixture
+def tower(photos: Path, tmp_path: Path) -> Path:
+    """A run of the recipe of SplitMask in miniature, of one step."""
+    sizes = ["--backbone.width", "16", "--backbone.depth", "1", "--backbone.heads", "2", "--tokenizer.words", "8"]
+    tiny = ["--data.root", str(photos / "test" / "banana"), "--validation", "None", "--loop.steps", "1"]
+    rest = ["--loop.batch-size", "2", "--loader.workers", "0", "--loop.accelerator", "cpu"]
+    assert main(["train", "splitmask_mini", "-o", str(tmp_path / "tower"), *sizes, *tiny, *rest]) == 0
+    return tmp_path / "tower"
+
+
+def test_retrieval(tower: Path, tmp_path: Path) -> None:
+    random, data = np.random.default_rng(0), tmp_path / "data"
+    for name in ("roadscene/visible", "roadscene/thermal", "rgbd-7scenes"):
+        (data / name).mkdir(parents=True)
+    for number in range(16):
+        for name in ("visible", "thermal"):
+            Image.fromarray(random.integers(0, 256, (24, 32, 3), dtype=np.uint8)).save(
+                data / "roadscene" / name / f"{number:02}.jpg"
+            )
+        frame = data / "rgbd-7scenes" / f"frame-{number:03}"
+        Image.fromarray(random.integers(0, 256, (24, 32, 3), dtype=np.uint8)).save(f"{frame}.color.jpg")
+        Image.fromarray(random.integers(500, 3000, (24, 32), dtype=np.uint16)).save(f"{frame}.depth.png")
+    expected = {"roadscene": ("thermal", [3, 7, 11, 15]), "scenes": ("depth", [6, 7, 14, 15])}
+    for what, (sense, held_out) in expected.items():
+        assert "train.csv: 12 pairs" in run("bind_pairs.py", what, "--data", data, "--output", tmp_path / what)
+        rows = {part: read(tmp_path / what / f"{part}.csv") for part in ("train", "test")}
+        assert [int("".join(filter(str.isdigit, Path(row["image"]).name))) for row in rows["test"]] == held_out
+        assert not {row["image"] for row in rows["train"]} & {row["image"] for row in rows["test"]}
+        assert all(Path(row["image"]).name[:6] == Path(row[sense]).name[:6] for part in rows.values() for row in part)
+
+    output = tmp_path / "out"
+    options = ["--pairs", tmp_path / "scenes", "--output", output, "--seeds", "1", "--epochs", "1", "--batch-size", "4"]
+    printed = run("bind_retrieval.py", "scenes", "--towers", f"mine={tower}", *options, *SMALL)
+    rows = {part: read(output / f"{part}.csv") for part in ("alignment", "towers")}
+    names = {part: [row[part] for row in found] for part, found in rows.items()}
+    assert names == {
+        "alignment": ["the same crop"] * 2 + ["two crops"] * 2 + ["chance"],
+        "towers": ["untrained"] * 2 + ["mine"] * 2 + ["chance"],
+    }
+    assert [row["direction"] for row in rows["alignment"][:2]] == ["image to depth", "depth to image"]
+    chance = rows["towers"][-1]
+    assert (chance["R@1 (%)"], chance["R@5 (%)"], chance["median rank"]) == ("25.0", "100.0", "2.5")
+    assert all(float(row["R@10 (%)"]) == 100 for found in rows.values() for row in found)
+    assert (output / "towers.md").read_text() in printed
+    assert sorted(path.name for path in (output / "runs").iterdir()) == [
+        *("mine_aligned_0", "mine_unaligned_0", "untrained_aligned_0")
+    ]
+    assert run("bind_retrieval.py", "scenes", "--towers", f"mine={tower}", *options, *SMALL) == printed

@@ -1,6 +1,6 @@
 """Tables of pairs: whose crops and windows belong together, and whose do not."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -42,6 +42,15 @@ def test_crops_are_aligned(scenes):
         spreads.append(float(thermal.max() - thermal.min()))
         assert number / 5 < thermal.min() < thermal.max() < (number + 2) / 5
     assert min(spreads) > 0.03
+
+
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_crops_are_mirrored_as_often_as_the_first_sense_says(scenes, flip):
+    pairs = PairTable(scenes, replace(THERMAL, flip=flip), replace(DEPTH, flip=1 - flip))
+    torch.manual_seed(0)
+    for number in range(8):
+        for picture in pairs[number % 3]:  # brighter to the right
+            assert (picture[0, :, -1] < picture[0, :, 0]).all() == bool(flip)
 
 
 def test_crops_are_not_aligned_on_wish(scenes):

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from vitrail.backbones.vit import ViTConfig
 from vitrail.bind.clip import NORM_EPSILON
 from vitrail.bind.modalities.audio import Audio
 from vitrail.bind.modalities.depth import Depth
@@ -216,3 +217,45 @@ def bind_actions() -> BindTraining:
         optimizer=_SMALL_OPTIMIZER,
         loop=Loop(epochs=40, batch_size=64, precision="bf16-mixed", log_every=20, evaluate_every=40),
     )
+
+
+_TOWER = ViTConfig(width=128, depth=4, heads=4, patch_size=8, image_size=64, pooling="mean")
+_BESIDE_TOWER: dict[str, Any] = {**_SMALL, "size": 96, "scale": (0.3, 1.0), "drop_path": 0.1}
+
+
+def _seen(folder: str, bound: Modality) -> BindTraining:
+    """A sense that sees what a frozen tower of images sees."""
+    image = Image(size=64, scale=(0.3, 1.0), backbone=_TOWER)
+    table = Path(folder)
+    return BindTraining(
+        model=ImageBindConfig(_TOWER.width, {"image": image, bound.name: bound}),
+        pairs=(Pairs(table / "train.csv", "image", bound.name),),
+        validation=Pairs(table / "test.csv", "image", bound.name),
+        frozen=("image.backbone",),
+        weights="runs/tower",
+        optimizer=OptimizerConfig(
+            lr=2e-3, lr_batch_size=None, weight_decay=0.05, betas=(0.9, 0.95), warmup_epochs=10, min_lr=0.0, clip=1.0
+        ),
+        loop=Loop(epochs=200, batch_size=64, precision="bf16-mixed", log_every=20, evaluate_every=50),
+    )
+
+
+def bind_roadscene() -> BindTraining:
+    """Heat of roads bound to what a small frozen ViT sees of them (Tables 6.6f and 6.9). In miniature.
+
+    Tower: vitrail train dino_mini -o runs/tower --data.root PICTURES --backbone.width 128 --backbone.depth 4
+    --backbone.heads 4; or splitmask_mini likewise.
+    Command: python benchmarks/bind_pairs.py roadscene --data DATA --output roadscene; vitrail train bind_roadscene
+    Cost and score: docs/results.md.
+    """
+    return _seen("roadscene", Thermal(**_BESIDE_TOWER, mean=0.5, std=0.25, temperature=0.1))
+
+
+def bind_scenes() -> BindTraining:
+    """Depth of a room bound to what a small frozen ViT sees of it (Tables 6.6f and 6.9). In miniature.
+
+    Tower: as of bind_roadscene.
+    Command: python benchmarks/bind_pairs.py scenes --data DATA --output scenes; vitrail train bind_scenes
+    Cost and score: docs/results.md.
+    """
+    return _seen("scenes", Depth(**_BESIDE_TOWER, temperature=0.2))
