@@ -8,10 +8,14 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 
+from vitrail.backbones import MODELS
 from vitrail.bind import modalities
 from vitrail.bind.layouts import LAYOUTS
 from vitrail.cli.main import build_parser, main
+from vitrail.recipes import load_recipe
+from vitrail.weights import find_weights
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = (ROOT / "docs" / "bind.md").read_text(encoding="utf-8")
@@ -73,6 +77,13 @@ def test_the_commands_and_fields_of_the_document_exist():
             if words[0] != "vitrail":
                 continue
             _, rest = parser.parse_known_args(words[1:])
+            if words[1] == "train":
+                for word in rest:
+                    if word.startswith("--"):
+                        value = load_recipe(words[2])
+                        for part in word.removeprefix("--").replace("-", "_").split("."):
+                            value = value[int(part)] if part.isdigit() else getattr(value, part)
+                continue
             senses = [word for word in rest if word.startswith("--")]
             assert all(word.removeprefix("--") in (*modalities.MODALITIES, "touch") for word in senses), command
     fields = re.findall(r"^\| (?:`(\w+)` )?\| ((?:`\w+`(?:, )?)+) \|(?= )", DOCUMENT, re.MULTILINE)
@@ -84,6 +95,22 @@ def test_the_commands_and_fields_of_the_document_exist():
     assert len(fields) > 8
     named = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| [^|]+ \| [^|]+ \|$", DOCUMENT.split("`--layout`")[1], re.MULTILINE)
     assert sorted(re.findall(r"`(\w+)`", " ".join(named))) == sorted(LAYOUTS)
+
+
+def test_the_tower_of_the_document():
+    train = DOCUMENT[DOCUMENT.index("## Train") : DOCUMENT.index("## A seventh sense")]
+    (block,) = re.findall(r"^```python\n(.*?)^```", train, re.MULTILINE | re.DOTALL)
+    made: dict[str, object] = {}
+    exec(block, made)
+    experiment = made["experiment"]
+    find_weights(experiment.weights)
+    with torch.device("meta"):
+        task = experiment.build_task()
+    assert task.tower.config == MODELS["xcit_small_12_p16"]
+    learning = [name for name, parameter in task.model.encoders["image"].named_parameters() if parameter.requires_grad]
+    assert learning == ["head.weight"]
+    recipes = re.findall(r"^\| `(bind_\w+)` \|", train, re.MULTILINE)
+    assert [load_recipe(name).pairs[0].first for name in recipes] == ["image"] * 4
 
 
 def test_settings_in_the_document_are_fields_of_their_senses():
