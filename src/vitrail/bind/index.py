@@ -186,6 +186,13 @@ class Index:
                 self._join()
         return Changes(added, kept, len(gone), tuple(failed))
 
+    def stale(self, sources: Iterable[Source]) -> list[Source]:
+        """Those that an update would embed: new, or changed since they were embedded."""
+        stamps = self._stamps()
+        return [
+            one for one in sources if (stamp := _stamp(one)) is None or stamps.get((one.name, one.modality)) != stamp
+        ]
+
     def read(self) -> tuple[list[Entry], Vectors]:
         """What is in the index, by name and time, and the vectors [n, d].
 

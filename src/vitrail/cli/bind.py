@@ -12,7 +12,7 @@ from vitrail.errors import FileError, VitrailError
 
 if TYPE_CHECKING:
     from vitrail.bind import ImageBind
-    from vitrail.bind.index import Embedded, Source
+    from vitrail.bind.index import Changes, Embedded, Index, Source
     from vitrail.bind.zero_shot import ZeroShotClassifier
 
 FILES_HELP = "files, folders, quoted patterns, or - for a list of files on standard input"
@@ -52,6 +52,9 @@ def add_verbs(verbs: Any) -> None:
     index = ways.add_parser("index", help="make an index of a folder, or bring it up to date")
     index.add_argument("folder", metavar="FOLDER", help="with files of any senses, at any depth")
     index.add_argument("-o", "--output", required=True, metavar="INDEX", help="the index's own folder")
+    index.add_argument(
+        "--workers", type=positive, metavar="N", help="index the files in FOLDER's tars, by N processes of Ray"
+    )
     _add_common(index)
     _add_clips(index)
     index.set_defaults(run=run_index)
@@ -73,6 +76,24 @@ def add_verbs(verbs: Any) -> None:
     search.add_argument("--model", metavar="MODEL", help="where the index's model is now (default: where it was)")
     add_device(search)
     search.set_defaults(run=run_search, takes_fields=True)
+
+    generate = ways.add_parser(
+        "generate",
+        help="paint what a sound, a text, a picture, or a sum of them stand for",
+        usage=f"vitrail bind generate --pipeline FOLDER -o FILE.png {_QUERY} [--weights W ...]",
+        description=f"What to start from: {_QUERY}. Several are added up.",
+    )
+    generate.add_argument(
+        "--pipeline", required=True, metavar="FOLDER", help="weights of diffusers' StableUnCLIPImg2ImgPipeline"
+    )
+    generate.add_argument("-o", "--output", required=True, metavar="FILE.png", help="the picture to write")
+    generate.add_argument("--weights", type=float, nargs="+", metavar="W", help="of what to start from, in order")
+    generate.add_argument("--seed", type=int, default=0, metavar="N", help="another one, another picture (default: 0)")
+    generate.add_argument("--steps", type=positive, default=20, metavar="N", help="of diffusion (default: 20)")
+    generate.add_argument("--guidance", type=float, default=10.0, metavar="G", help="1: none (default: 10)")
+    generate.add_argument("--model", default="imagebind_huge", help="a published name, a file or a run")
+    add_device(generate)
+    generate.set_defaults(run=run_generate, takes_fields=True)
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -192,6 +213,8 @@ def run_index(arguments: argparse.Namespace) -> int:
         raise FileError(f"There is no folder {folder}; name one that holds files.")
     model = _load(arguments.model, arguments.device)
     index = Index.open_or_make(output, fingerprint(arguments.model), model.config.dimension, str(arguments.model))
+    if arguments.workers:
+        return _index_shards(index, model, folder, arguments)
     within = output.resolve()
     sources = [one for one in _sources(folder, arguments.patterns) if within not in one.path.resolve().parents]
     sources = _known(model, with_sound(sources))
@@ -202,9 +225,26 @@ def run_index(arguments: argparse.Namespace) -> int:
             partial(embed_sources, model, batch_size=arguments.batch_size, timed=arguments.clips),
             done=lambda files: bar.advance(task, files),
         )
+    return _say_changes(index, changes)
+
+
+def _index_shards(index: "Index", model: "ImageBind", folder: Path, arguments: argparse.Namespace) -> int:
+    from vitrail.bind.sharded import Work, index_shards, list_shards
+
+    sources = _known(model, list_shards(folder, _patterns(arguments.patterns)))
+    source = Path(arguments.model)
+    name = str(source.resolve()) if source.exists() else arguments.model
+    work = Work(name, str(model.device), arguments.batch_size, arguments.clips)
+    with progress() as bar:
+        task = bar.add_task("Indexing", total=len(sources))
+        changes = index_shards(index, sources, work, arguments.workers, lambda files: bar.advance(task, files))
+    return _say_changes(index, changes)
+
+
+def _say_changes(index: "Index", changes: "Changes") -> int:
     _complain(changes.failed)
     print(
-        f"{output}: {changes.added} embedded, {changes.kept} unchanged, {changes.removed} forgotten, "
+        f"{index.folder}: {changes.added} embedded, {changes.kept} unchanged, {changes.removed} forgotten, "
         f"{len(changes.failed)} that cannot be read"
     )
     return 1 if changes.failed else 0
@@ -212,22 +252,18 @@ def run_index(arguments: argparse.Namespace) -> int:
 
 def run_search(arguments: argparse.Namespace) -> int:
     """`vitrail bind search`."""
-    import torch
-
     from vitrail.bind.index import Index
     from vitrail.bind.search import EXACT_BELOW, Searcher, combine
     from vitrail.bind.storage import fingerprint
 
-    query = _query(arguments.fields)
+    query = _query(arguments.fields, "search by")
     index = Index.open(arguments.index)
     source = arguments.model or index.source
     if fingerprint(source) != index.model:
         raise VitrailError(
             f"{source} is not the model that made {arguments.index}; name that one by --model, or make the index anew."
         )
-    senses = list(dict.fromkeys(sense for sense, _ in query))
-    model = _load(source, arguments.device, senses)
-    vectors = torch.cat([model.embed({sense: [thing]})[sense] for sense, thing in query]).numpy()
+    vectors = _embed_query(source, arguments.device, query)
     searcher = Searcher(index, sys.maxsize if arguments.exact else EXACT_BELOW)
     hits = searcher.search(combine(vectors, arguments.weights), arguments.count, arguments.only)
     if searcher.cells is not None:
@@ -242,12 +278,40 @@ def run_search(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def run_generate(arguments: argparse.Namespace) -> int:
+    """`vitrail bind generate`."""
+    from vitrail.bind.generate import Generator
+    from vitrail.bind.search import combine
+    from vitrail.files import atomic_path
+
+    query = _query(arguments.fields, "start from")
+    output = Path(arguments.output)
+    if output.suffix.lower() not in (".png", ".jpg", ".webp"):
+        raise VitrailError(f"Cannot write {output}: its name must end in .png, .jpg or .webp.")
+    generator = Generator(arguments.pipeline, device(arguments.device))
+    vectors = _embed_query(arguments.model, arguments.device, query)
+    vector = combine(vectors, arguments.weights)
+    picture = generator.generate(vector, arguments.seed, arguments.steps, arguments.guidance)
+    with atomic_path(output) as temporary:
+        picture.save(temporary)
+    print(f"{output}: {picture.width} x {picture.height} pixels")
+    return 0
+
+
+def _embed_query(model_name: str, device_name: str, query: list[tuple[str, str | Path]]) -> Any:
+    """[n, d], of unit length; only the senses of the query are loaded."""
+    import torch
+
+    model = _load(model_name, device_name, list(dict.fromkeys(sense for sense, _ in query)))
+    return torch.cat([model.embed({sense: [thing]})[sense] for sense, thing in query]).numpy()
+
+
 def _place(entry: Any) -> str:
     return "" if entry.start is None else f"{entry.start:g}-{entry.start + entry.seconds:g}"
 
 
-def _query(fields: list[str]) -> list[tuple[str, str | Path]]:
-    """Senses and what to search by, in the order of the command line."""
+def _query(fields: list[str], use: str) -> list[tuple[str, str | Path]]:
+    """Senses and what to search by, or to start from, in the order of the command line."""
     from vitrail.bind.modalities import MODALITIES
 
     query: list[tuple[str, str | Path]] = []
@@ -256,27 +320,34 @@ def _query(fields: list[str]) -> list[tuple[str, str | Path]]:
         name, equals, value = field.partition("=")
         sense = name.removeprefix("--")
         if sense not in MODALITIES or not name.startswith("--"):
-            raise VitrailError(f"There is no {field} to search by; choose among --{', --'.join(MODALITIES)}.")
+            raise VitrailError(f"There is no {field} to {use}; choose among --{', --'.join(MODALITIES)}.")
         thing = value if equals else next(rest, None)
         if thing is None:
-            raise VitrailError(f"{field} is followed by nothing; say what to search by.")
+            raise VitrailError(f"{field} is followed by nothing; say what to {use}.")
         query.append((sense, thing if sense == "text" else Path(thing)))
     if not query:
-        raise VitrailError(f"There is nothing to search by; give --{', --'.join(MODALITIES)}, one or several.")
+        raise VitrailError(f"There is nothing to {use}; give --{', --'.join(MODALITIES)}, one or several.")
     return query
+
+
+def _patterns(given: list[str]) -> dict[str, str]:
+    """Pattern -> sense, of what --as says."""
+    from vitrail.bind.modalities import MODALITIES
+
+    senses = {}
+    for one in given:
+        sense, _, pattern = one.partition("=")
+        if sense not in MODALITIES or not pattern:
+            raise VitrailError(f"--as {one} is not SENSE=PATTERN; the senses are {', '.join(MODALITIES)}.")
+        senses[pattern] = sense
+    return senses
 
 
 def _sources(place: Path, patterns: list[str]) -> list["Source"]:
     from vitrail.bind.bulk import modality_of, sort_files
     from vitrail.bind.index import Source
-    from vitrail.bind.modalities import MODALITIES
 
-    senses = {}
-    for given in patterns:
-        sense, _, pattern = given.partition("=")
-        if sense not in MODALITIES or not pattern:
-            raise VitrailError(f"--as {given} is not SENSE=PATTERN; the senses are {', '.join(MODALITIES)}.")
-        senses[pattern] = sense
+    senses = _patterns(patterns)
     if place.is_dir():
         sources, unknown = sort_files(place, senses)
         if unknown:
