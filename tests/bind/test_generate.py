@@ -42,7 +42,7 @@ def folder(tmp_path_factory):
         tokenizer=transformers.CLIPTokenizer(vocab=words, merges=[], model_max_length=77),
         text_encoder=transformers.CLIPTextModel(said),
         unet=diffusers.UNet2DConditionModel(
-            sample_size=16,
+            sample_size=8,
             block_out_channels=(16, 16),
             down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
             up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
@@ -81,7 +81,7 @@ def test_the_vector_stands_in_for_clips_embedding(generator):
         guidance_scale=2.0,
         generator=torch.Generator().manual_seed(3),
     ).images
-    assert picture.size == (16, 16)
+    assert picture.size == (8, 8)
     np.testing.assert_array_equal(np.array(picture), np.array(expected))
 
 
@@ -124,7 +124,7 @@ def test_command(generator, folder, tmp_path, capsys):
     command = ["bind", "generate", "--pipeline", str(folder), "-o", str(output), "--model", str(model)]
     command += ["--steps", "2", "--guidance", "2", "--seed", "3", "--device", "cpu"]
     assert main([*command, "--text", "rain", "--text", "a roof", "--weights", "1", "-0.5"]) == 0
-    assert capsys.readouterr().out == f"{output}: 16 x 16 pixels\n"
+    assert capsys.readouterr().out == f"{output}: 8 x 8 pixels\n"
     vectors = ImageBind.load(model).embed({"text": ["rain", "a roof"]})["text"].numpy()
     expected = generator.generate(combine(vectors, [1, -0.5]), seed=3, steps=2, guidance=2.0)
     from PIL import Image
