@@ -4,6 +4,7 @@
     python benchmarks/bind_pairs.py actions --data DATA --output actions
     python benchmarks/bind_pairs.py roadscene --data DATA --output roadscene
     python benchmarks/bind_pairs.py scenes --data DATA --output scenes
+    python benchmarks/bind_pairs.py sunrgbd --data SUN --output sunrgbd
 
 digits   MNIST's pictures with the digit's name, and the Free Spoken Digit Dataset's sounds with a picture of the same
          digit; the sounds of two of its six speakers are kept for the test (`--fold` says which)
@@ -13,6 +14,8 @@ roadscene
          RoadScene's pictures of roads in colour and in heat; every fourth is kept for the test
 scenes   one of 7-Scenes' recordings of a room, in colour and in depth; of eight stretches of time the fourth and the
          last are kept for the test, since frames that follow each other look nearly the same
+
+sunrgbd  the training part of SUN RGB-D, with each map's sensor and focal length; SUN is the folder as published
 
 DATA holds `mnist/{train,test}.npz` (images, labels), `fsdd/DIGIT_SPEAKER_TAKE.flac`,
 `utd-mhad/{depth,inertial}.npz` (an array for each recording, a<action>_s<subject>_t<trial>),
@@ -28,6 +31,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from vitrail.bind.layouts import sun_rgbd_scenes
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 ACTIONS = (
@@ -103,6 +108,16 @@ def scenes(data: Path, output: Path) -> None:
     write_parts(output, ("image", "depth"), rows, [8 * number // len(rows) in (3, 7) for number in range(len(rows))])
 
 
+def sunrgbd(data: Path, output: Path) -> None:
+    """Writes train of image_depth."""
+    rows = []
+    for item in sun_rgbd_scenes(data.resolve(), "alltrain"):
+        (picture,) = item.path.parents[1].glob("image/*.jpg")
+        rows.append((picture, item.path, item.settings["sensor"], item.settings["focal_length"]))
+    write_table(output / "train.csv", ("image", "depth", "depth.sensor", "depth.focal_length"), rows)
+    print(f"{output}/train.csv: {len(rows)} pairs")
+
+
 def write_parts(output: Path, header: Sequence[str], rows: Sequence[Sequence[object]], held_out: list[bool]) -> None:
     """Writes train.csv and test.csv."""
     for part, wanted in (("train", False), ("test", True)):
@@ -113,7 +128,7 @@ def write_parts(output: Path, header: Sequence[str], rows: Sequence[Sequence[obj
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("digits", "actions", "roadscene", "scenes"))
+    parser.add_argument("what", choices=("digits", "actions", "roadscene", "scenes", "sunrgbd"))
     parser.add_argument("--data", type=Path, required=True, help="the folder of the data sets")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
@@ -124,7 +139,7 @@ def main() -> None:
     if arguments.what == "digits":
         digits(arguments.data, arguments.output, arguments.seed, arguments.fold, arguments.most)
     else:
-        writers = {"actions": actions, "roadscene": roadscene, "scenes": scenes}
+        writers = {"actions": actions, "roadscene": roadscene, "scenes": scenes, "sunrgbd": sunrgbd}
         writers[arguments.what](arguments.data, arguments.output)
 
 

@@ -143,3 +143,24 @@ def test_retrieval(tower: Path, tmp_path: Path) -> None:
         *("mine_aligned_0", "mine_unaligned_0", "untrained_aligned_0")
     ]
     assert run("bind_retrieval.py", "scenes", "--towers", f"mine={tower}", *options, *SMALL) == printed
+
+
+def test_sun_rgbd(tmp_path: Path) -> None:
+    scipy = pytest.importorskip("scipy.io")
+    scene = tmp_path / "SUNRGBD" / "xtion" / "a" / "0002"
+    for name, text in (
+        ("scene.txt", "office"),
+        ("intrinsics.txt", "570.25 0 365"),
+        ("image/1.jpg", ""),
+        ("depth_bfx/9.png", ""),
+    ):
+        (scene / name).parent.mkdir(parents=True, exist_ok=True)
+        (scene / name).write_text(text)
+    cells = np.empty((1, 1), dtype=object)
+    cells[0, 0] = "/n/fs/sun3d/data/SUNRGBD/xtion/a/0002"
+    (tmp_path / "SUNRGBDtoolbox" / "traintestSUNRGBD").mkdir(parents=True)
+    scipy.savemat(tmp_path / "SUNRGBDtoolbox" / "traintestSUNRGBD" / "allsplit.mat", {"alltrain": cells})
+    run("bind_pairs.py", "sunrgbd", "--data", tmp_path, "--output", tmp_path / "pairs")
+    (row,) = read(tmp_path / "pairs" / "train.csv")
+    files = {"image": str(scene / "image/1.jpg"), "depth": str(scene / "depth_bfx/9.png")}
+    assert row == {**files, "depth.sensor": "xtion", "depth.focal_length": "570.25"}

@@ -9,7 +9,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from vitrail.bind.datasets import Item
-from vitrail.bind.layouts import LAYOUTS, MissingFilesWarning
+from vitrail.bind.layouts import LAYOUTS, MissingFilesWarning, sun_rgbd_scenes
 from vitrail.bind.prompts import LLVIP, NYU_D, SUN_D
 from vitrail.cli.evaluate import LAYOUTS as NAMED
 from vitrail.errors import FileError
@@ -128,7 +128,9 @@ def test_sun_rgbd(tmp_path):
     cells = np.empty((1, 3), dtype=object)
     cells[0] = [f"/n/fs/sun3d/data/SUNRGBD/{name}" for name in names]
     (tmp_path / "SUNRGBDtoolbox/traintestSUNRGBD").mkdir(parents=True)
-    savemat(tmp_path / "SUNRGBDtoolbox/traintestSUNRGBD/allsplit.mat", {"alltest": cells})
+    splits = {"alltest": cells, "alltrain": cells[:, 2:]}
+    savemat(tmp_path / "SUNRGBDtoolbox/traintestSUNRGBD/allsplit.mat", splits)
+    assert [item.labels for item in sun_rgbd_scenes(tmp_path, "alltrain")] == [("idk",)]
     data = LAYOUTS["sun_rgbd"](tmp_path)
     assert data.sense == "depth" and data.classes == SUN_D
     assert [item.labels for item in data.items] == [("dining area",), ("living room",)]

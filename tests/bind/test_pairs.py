@@ -158,6 +158,34 @@ def test_parquet(scenes):
         PairTable(path, THERMAL, DEPTH)
 
 
+def test_fields_that_hold_for_a_row(tmp_path):
+    np.save(tmp_path / "depth.npy", np.full((16, 16), 2.0))
+    rows = ["depth.npy,a,,", "depth.npy,a,realsense,", "depth.npy,a,xtion,100", "depth.npy,a,,"]
+    (tmp_path / "pairs.csv").write_text("\n".join(["depth,text,depth.sensor,depth.focal_length", *rows]))
+    depth = Depth(**PLAIN, mean=0.0, std=1.0)
+    pairs = PairTable(tmp_path / "pairs.csv", Text(**SMALL), depth, replication=2.0)
+    expected = [0.075 * 518.86, 0.095 * 691.58, 0.095 * 100, 0.075 * 518.86]
+    made = [float(pairs[number].second.mean()) for number in range(8)]
+    np.testing.assert_allclose(made, [value / 2 for value in expected * 2], rtol=1e-6)
+    assert pairs.senses(2)[1] == replace(depth, sensor="xtion", focal_length=100.0)
+    assert pairs.senses(3) == (Text(**SMALL), depth)
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "sentence"),
+    [
+        ("depth.sensor", "kv3", "Row 1 of .* has the depth.sensor 'kv3'; it must be one of kv1, kv2, realsense, xtion"),
+        ("depth.focal_length", "x", "Row 1 of .* has the depth.focal_length 'x'; it must be a number"),
+        ("depth.focal_length", "-1", r"has a setting that cannot be: Depth.focal_length is -1.0; it must be above 0"),
+        ("depth.lens", "1", "Row 1 of .* has a column depth.lens, but depth has no field lens; rename or remove it"),
+    ],
+)
+def test_fields_that_cannot_be(tmp_path, column, cell, sentence):
+    (tmp_path / "pairs.csv").write_text(f"thermal,depth,{column},text.x\na,b,{cell},1\n")
+    with pytest.raises(FileError, match=sentence):
+        PairTable(tmp_path / "pairs.csv", THERMAL, DEPTH)
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [

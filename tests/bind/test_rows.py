@@ -124,11 +124,12 @@ def test_sounds_and_globs(tmp_path):
 
 
 def test_the_part_that_json_says(tmp_path):
-    parts = [{"start": 3, "seconds": 7.0, "place": "hall"}, {}]
+    parts = [{"start": 3, "seconds": 7.0, "place": "hall", "imu.windows": "centre"}, {}]
     members = {}
     for number, part in enumerate(parts):
         members |= {f"{number}.txt": b"a walk", f"{number}.imu.npz": npz(), f"{number}.json": json.dumps(part).encode()}
     pairs = PairTable(write_tar(tmp_path / "p.tar", members), Text(**SMALL), Inertial(**SMALL))
+    assert [pairs.senses(number)[1].windows for number in range(2)] == ["centre", "all"]
     torch.manual_seed(0)
     begins = np.array([[float(pairs[number].second[3, 0]) for _ in range(9)] for number in range(2)])
     assert 3 - 2e-3 <= begins[0].min() < begins[0].max() <= 5 + 2e-3

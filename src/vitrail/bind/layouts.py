@@ -7,7 +7,7 @@ import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -125,14 +125,22 @@ def sun_rgbd(folder: str | Path) -> EvaluationSet:
     `SUNRGBDtoolbox/traintestSUNRGBD/allsplit.mat`. A scene has `depth_bfx/*.png` (in-filled), `intrinsics.txt` (the
     focal length) and `scene.txt`; the first folder of its path is its sensor. The 19 scenes that have pictures enough
     are the classes."""
-    folder = Path(folder)
+    kept = [item for item in sun_rgbd_scenes(Path(folder), "alltest") if item.labels[0] in SUN_D]
+    return labelled(kept, "depth", SUN_D, Path(folder))
+
+
+def sun_rgbd_scenes(folder: Path, part: Literal["alltrain", "alltest"]) -> tuple[Item, ...]:
+    """The depth of a part of SUN RGB-D, all scenes: see `sun_rgbd`.
+
+    Raises:
+        FileError: the folder holds no SUN RGB-D.
+    """
     table = folder / "SUNRGBDtoolbox" / "traintestSUNRGBD" / "allsplit.mat"
-    cells = _matlab(table, "alltest").ravel()
+    cells = _matlab(table, part).ravel()
     names = [str(cell.item()).split("SUNRGBD/")[-1].strip("/") for cell in cells]
     scenes = [folder / "SUNRGBD" / name for name in names]
     items = [_scene(scene, scene.relative_to(folder / "SUNRGBD").parts[0]) for scene in scenes if scene.is_dir()]
-    kept = [item for item in _present(items, len(names), table) if item.labels[0] in SUN_D]
-    return labelled(kept, "depth", SUN_D, folder)
+    return _present(items, len(names), table)
 
 
 def nyu_d(folder: str | Path) -> EvaluationSet:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vitrail.bind.augmentation import Crop
 from vitrail.bind.modality import Modality
-from vitrail.bind.rows import Rows, Sources, TableRows, TarRows
+from vitrail.bind.rows import Rows, Senses, Sources, TableRows, TarRows
 from vitrail.data.images import image_size
 from vitrail.errors import VitrailError
 
@@ -32,8 +32,9 @@ class PairTable:
     """A data set of pairs: a table (CSV or Parquet) with a column for each of two senses, or tars with a file for each.
 
     A column holds paths, relative to the table, or for text the texts themselves. Columns `start` and `seconds`, if
-    there are any, say which part of the recordings belongs together; cells of them may be empty. Tars are WebDataset's:
-    see `vitrail.bind.rows.TarRows`.
+    there are any, say which part of the recordings belongs together, and columns such as `depth.sensor` and
+    `depth.focal_length` say fields of a sense for the row; cells of them may be empty. Tars are WebDataset's: see
+    `vitrail.bind.rows.TarRows`.
 
     Samples are aligned by what both senses take in `sample`: a `crop`, which is that of the first picture (for depth
     and heat, Table 6.6f), or a `start` in seconds, of both windows in the part or in the shorter recording (for sound
@@ -82,13 +83,17 @@ class PairTable:
             options = self._options(sources, self._row(number), generator)
             samples = [
                 modality.sample(source, generator, **chosen)
-                for modality, source, chosen in zip(self.modalities, sources, options, strict=True)
+                for modality, source, chosen in zip(self.senses(number), sources, options, strict=True)
             ]
         return Pair(*samples)
 
     def opened(self, number: int) -> AbstractContextManager[Sources]:
         """A context in which the files, or texts, of a sample can be read, both its value."""
         return self._rows.opened(self._row(number))
+
+    def senses(self, number: int) -> Senses:
+        """The senses, with the fields that the row says."""
+        return self._rows.settings[self._row(number)]
 
     def _row(self, number: int) -> int:
         return range(self._length)[number] % len(self._rows.times)

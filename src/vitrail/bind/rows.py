@@ -1,16 +1,17 @@
 """Rows of pairs: of a table that names files, or of tars that hold them."""
 
 import csv
+import dataclasses
 import json
 import math
 import tempfile
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args, get_type_hints
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from vitrail.bind.modality import Modality
 from vitrail.data.corrupt import CorruptSample
 from vitrail.data.paths import PathIndex
 from vitrail.data.shards import Member, find_shards, read_members
-from vitrail.errors import FileError
+from vitrail.errors import FileError, VitrailError
 
 Senses = tuple[Modality, Modality]
 Sources = tuple[str | Path, str | Path]
@@ -30,10 +31,71 @@ class Rows(Protocol):
 
     times: np.ndarray
     """[n, 2] float64: start and length in seconds, NaN where nothing is said."""
+    settings: "Settings"
+    """Of the senses, where rows say them."""
 
     def opened(self, number: int) -> Any:
         """A context in which the sources of a row, files or texts, can be read; its value is both."""
         ...
+
+
+class Settings:
+    """Fields of the senses that hold for a row alone, from columns such as `depth.focal_length`; few differ.
+
+    Args:
+        senses: with the fields that hold where a row says nothing.
+    """
+
+    def __init__(self, senses: Senses) -> None:
+        self.senses = senses
+        self._known: dict[tuple[tuple[str, str], ...], int] = {}
+        self._different: list[Senses] = []
+        self._numbers = array("i")
+
+    def add(self, row: Mapping[str, Any], where: str) -> None:
+        """Those of the next row.
+
+        Raises:
+            FileError: a sense has no such field, or it cannot have such a value.
+        """
+        ours = tuple(f"{sense.name}." for sense in self.senses)
+        said = tuple(
+            (name, str(cell)) for name, cell in row.items() if str(name).startswith(ours) and cell not in (None, "")
+        )
+        if said not in self._known:
+            first, second = (_with(sense, said, where) for sense in self.senses)
+            self._known[said] = len(self._different)
+            self._different.append((first, second))
+        self._numbers.append(self._known[said])
+
+    def __getitem__(self, number: int) -> Senses:
+        """The senses as a row wants them."""
+        return self._different[self._numbers[number]]
+
+
+def _with(sense: Modality, said: Iterable[tuple[str, str]], where: str) -> Modality:
+    """A sense with the fields that are said of it."""
+    hints = get_type_hints(type(sense))
+    fields: dict[str, Any] = {}
+    for column, cell in said:
+        name, _, field = column.partition(".")
+        if name == sense.name:
+            if field not in {known.name for known in dataclasses.fields(sense)}:
+                raise FileError(f"{where} has a column {column}, but {name} has no field {field}; rename or remove it.")
+            options = get_args(hints[field])
+            if cell in options:
+                fields[field] = cell
+                continue
+            try:
+                number = float(cell)
+                fields[field] = int(number) if isinstance(getattr(sense, field), int) else number
+            except ValueError:
+                choice = f"one of {', '.join(map(str, options))}" if str in map(type, options) else "a number"
+                raise FileError(f"{where} has the {column} {cell!r}; it must be {choice}.") from None
+    try:
+        return dataclasses.replace(sense, **fields)
+    except VitrailError as error:
+        raise FileError(f"{where} has a setting that cannot be: {error}") from None
 
 
 class TableRows:
@@ -51,6 +113,7 @@ class TableRows:
     def __init__(self, table: Path, senses: Senses, columns: tuple[str, str] | None) -> None:
         self.table = table
         self.senses = senses
+        self.settings = Settings(senses)
         names = columns or (senses[0].name, senses[1].name)
         found: tuple[list[str], list[str]] = ([], [])
         times = array("d")
@@ -62,6 +125,7 @@ class TableRows:
                     raise FileError(f"{where} has no {name!r} among {known}; give it, or the columns.")
                 cells.append(str(row[name]))
             times.extend(_times(row, where))
+            self.settings.add(row, where)
         if not found[0]:
             raise FileError(f"There is no pair in {table}; give a table with a row for each.")
         self.times = np.frombuffer(times, dtype=np.float64).reshape(-1, 2)
@@ -81,8 +145,9 @@ class TarRows:
     """The samples of tars as WebDataset writes them: `000.jpg`, `000.flac`, `000.json`, one after the other.
 
     A member is of a sense if its suffix is the sense's name or begins with it (`000.depth.png`), or else if it is one
-    that files of the sense have. A `.json` may hold `start` and `seconds`. Headers are read once, when this is made; of
-    a sample, the members that are asked for are read, and lie in temporary files as long as that takes.
+    that files of the sense have. A `.json` may hold `start`, `seconds` and settings, as columns of a table. Headers are
+    read once, when this is made; of a sample, the members that are asked for are read, and lie in temporary files as
+    long as that takes.
 
     Args:
         pattern: as in `find_shards`.
@@ -95,6 +160,7 @@ class TarRows:
 
     def __init__(self, pattern: Path, senses: Senses, columns: tuple[str, str] | None) -> None:
         self.senses = senses
+        self.settings = Settings(senses)
         self.shards = find_shards(pattern)
         names: tuple[list[str], list[str]] = ([], [])
         places, times = array("q"), array("d")
@@ -108,7 +174,9 @@ class TarRows:
                 for side, member in enumerate(chosen):
                     names[side].append(member.name)
                     places.extend((place, member.offset, member.size))
-                times.extend(_times(_fields(shard, members), where))
+                fields = _fields(shard, members)
+                times.extend(_times(fields, where))
+                self.settings.add(fields, where)
         if not names[0]:
             raise FileError(f"There is no pair in {pattern}; give tars with a sample for each.")
         self.times = np.frombuffer(times, dtype=np.float64).reshape(-1, 2)

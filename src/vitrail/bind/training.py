@@ -156,7 +156,7 @@ class HeldOutPairs:
 
     def __getitem__(self, number: int) -> Pair:
         with self.table.opened(number) as sources:
-            clips = [modality.read(source) for modality, source in zip(self.table.modalities, sources, strict=True)]
+            clips = [modality.read(source) for modality, source in zip(self.table.senses(number), sources, strict=True)]
         return Pair(*(some[len(some) // 2] for some in clips))
 
 

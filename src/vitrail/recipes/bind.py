@@ -1,5 +1,6 @@
 """Binding senses by pairs (Chapter 6)."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,8 @@ def bind_audioset_audio() -> BindTraining:
 def bind_sunrgbd_depth() -> BindTraining:
     """Depth bound to images of the same scene, as on SUN RGB-D, 64 epochs of 50 times its pairs (Table 6.5).
 
-    Table: sunrgbd/train.csv with the columns image (image/*.jpg) and depth (depth_bfx/*.png, in-filled). All maps are
-    taken for those of one sensor, kv1 unless --model.modalities.depth.sensor says otherwise.
+    Table: python benchmarks/bind_pairs.py sunrgbd --data SUN --output sunrgbd; sunrgbd/train.csv has the columns image
+    (image/*.jpg), depth (depth_bfx/*.png, in-filled), depth.sensor and depth.focal_length.
     Command: torchrun --nproc-per-node 8 -m vitrail train bind_sunrgbd_depth --loop.devices 8 --weights CLIP
     CLIP: OpenCLIP's ViT-H/14, open_clip_pytorch_model.bin of laion/CLIP-ViT-H-14-laion2B-s32B-b79K.
     Cost: not measured by us.
@@ -159,7 +160,7 @@ def bind_ego4d_imu() -> BindTraining:
     )
 
 
-_SMALL: dict[str, Any] = {"width": 64, "depth": 3, "heads": 4}
+_SMALL: dict[str, Any] = {"width": 64, "depth": 3, "heads": 2}
 _SMALL_OPTIMIZER = OptimizerConfig(
     lr=3e-3, lr_batch_size=None, weight_decay=0.05, betas=(0.9, 0.95), warmup_epochs=0.2, min_lr=0.0, clip=1.0
 )
@@ -188,7 +189,7 @@ def bind_digits() -> BindTraining:
         validation=Pairs(folder / "test_audio_text.csv", "audio", "text"),
         frozen=(),
         optimizer=_SMALL_OPTIMIZER,
-        loop=Loop(epochs=2, batch_size=64, precision="bf16-mixed", log_every=20, evaluate_every=2),
+        loop=Loop(epochs=6, batch_size=64, precision="bf16-mixed", log_every=20, evaluate_every=6),
     )
 
 
@@ -200,7 +201,7 @@ def bind_actions() -> BindTraining:
     """
     folder = Path("actions")
     senses = {
-        "depth": Depth(**_SMALL, size=96, scale=(0.5, 1.0), flip=0.0, temperature=None),
+        "depth": Depth(**_SMALL, size=96, scale=(0.5, 1.0), flip=0.0, mean=7.0, std=5.0, temperature=None),
         "text": Text(width=64, depth=1, heads=4, length=12, temperature=0.1, learned_temperature=False),
         "imu": Inertial(
             **_SMALL, drop_path=0.1, dropout=0.1, acceleration="g", rotation="deg/s", windows="centre", temperature=0.1
@@ -209,13 +210,13 @@ def bind_actions() -> BindTraining:
     return BindTraining(
         model=ImageBindConfig(64, senses),
         pairs=(
-            Pairs(folder / "train.csv", "depth", "text"),
+            Pairs(folder / "train.csv", "depth", "text", share=2),
             Pairs(folder / "train.csv", "depth", "imu", aligned=False, update_first=False),
         ),
         validation=Pairs(folder / "test.csv", "imu", "text"),
         frozen=(),
-        optimizer=_SMALL_OPTIMIZER,
-        loop=Loop(epochs=40, batch_size=64, precision="bf16-mixed", log_every=20, evaluate_every=40),
+        optimizer=replace(_SMALL_OPTIMIZER, lr=1e-3, warmup_epochs=2),
+        loop=Loop(epochs=45, batch_size=64, precision="bf16-mixed", log_every=20, evaluate_every=45),
     )
 
 
