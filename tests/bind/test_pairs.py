@@ -171,6 +171,19 @@ def test_fields_that_hold_for_a_row(tmp_path):
     assert pairs.senses(3) == (Text(**SMALL), depth)
 
 
+def test_the_part_follows_the_rate_of_the_row(tmp_path):
+    still = np.tile([0.0, 0, GRAVITY, 0, 0, 0], (2000, 1))
+    still[:, 3] = np.arange(2000) / 100
+    for name in ("a", "b"):
+        np.save(tmp_path / f"{name}.npy", still)
+    (tmp_path / "pairs.csv").write_text("imu,wrist,imu.rate,wrist.rate\na.npy,b.npy,100,200\na.npy,b.npy,200,200\n")
+    pairs = PairTable(tmp_path / "pairs.csv", Inertial(**SMALL), Wrist(**SMALL))
+    found = begins(pairs)
+    assert 3.5 < found[:, 0].max() <= 5 + 1e-2  # the wrist's 2000 samples last 10 s, and a window 5
+    np.testing.assert_allclose(found[:, 1], 2 * found[:, 0], atol=2e-2)
+    np.testing.assert_allclose(begins(pairs, 1)[:, 0], begins(pairs, 1)[:, 1], atol=2e-2)
+
+
 @pytest.mark.parametrize(
     ("column", "cell", "sentence"),
     [

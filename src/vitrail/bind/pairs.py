@@ -100,14 +100,11 @@ class PairTable:
 
     def _options(self, sources: Sources, row: int, generator: torch.Generator) -> tuple[dict[str, Any], dict[str, Any]]:
         """What `sample` of each sense is told."""
-        first, second = (_parameters(modality) for modality in self.modalities)
+        modalities = self._rows.settings[row]
+        first, second = (_parameters(modality) for modality in modalities)
         options: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
         if self.aligned and "crop" in first & second:
-            own = {
-                name: getattr(self.modalities[0], name)
-                for name in ("scale", "flip")
-                if hasattr(self.modalities[0], name)
-            }
+            own = {name: getattr(modalities[0], name) for name in ("scale", "flip") if hasattr(modalities[0], name)}
             crop = Crop.random(*image_size(sources[0]), generator, **own)
             for one in options:
                 one["crop"] = crop
@@ -115,7 +112,7 @@ class PairTable:
         begin, seconds = self._rows.times[row]
         if not math.isnan(begin) or (self.aligned and len(timed) == 2):
             begin = 0.0 if math.isnan(begin) else float(begin)
-            senses: list[Any] = [self.modalities[side] for side in timed]
+            senses: list[Any] = [modalities[side] for side in timed]
             if math.isnan(seconds):
                 ends = [sense.duration(sources[side]) for side, sense in zip(timed, senses, strict=True)]
                 seconds = min(ends, default=begin) - begin
