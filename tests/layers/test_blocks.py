@@ -98,6 +98,17 @@ def test_transformer_block_is_two_residual_branches(tokens: Tensor, layer_scale:
     assert ("attention_scale" in block.state_dict()) is (layer_scale is not None)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("extra", [False, True])
+def test_a_transformer_block_for_one_token_of_each_sample(tokens: Tensor, causal: bool, extra: bool) -> None:
+    block = randomized(TransformerBlock(tokens.shape[2], SelfAttention(tokens.shape[2], 2, causal, extra), 0.3))
+    only = torch.arange(len(tokens)) % tokens.shape[1] + 1
+    expected = torch.stack([sample[number] for sample, number in zip(block(tokens), only, strict=True)])
+    found = block(tokens, only=only)
+    assert found.shape == (len(tokens), 1, tokens.shape[2])
+    torch.testing.assert_close(found[:, 0], expected)
+
+
 def test_xcit_block_is_attention_then_local_interaction_then_feed_forward(tokens: Tensor) -> None:
     block = randomized(XCiTBlock(WIDTH, HEADS))
     expected = tokens + block.attention_scale * block.attention(block.attention_norm(tokens))

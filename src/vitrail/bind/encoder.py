@@ -14,7 +14,7 @@ from vitrail.layers.positions import LearnedPositions
 
 
 class Stem(nn.Module):
-    """Prepared inputs to tokens, and from the last tokens the one that stands for the input: by default the first.
+    """Prepared inputs to tokens, of which one stands for the input in the end: by default the first.
 
     Attributes:
         width: d.
@@ -32,9 +32,9 @@ class Stem(nn.Module):
         """[B, ...] -> [B, N, d]."""
         raise NotImplementedError
 
-    def choose(self, tokens: Tensor, inputs: Tensor) -> Tensor:
-        """[B, N, d] and the inputs they came from -> [B, d]."""
-        return tokens[:, 0]
+    def place(self, inputs: Tensor) -> Tensor:
+        """The number of the token that stands for each input: [B, ...] -> [B] int64."""
+        return torch.zeros(len(inputs), dtype=torch.int64, device=inputs.device)
 
 
 class PatchStem(Stem):
@@ -157,9 +157,9 @@ class TokenStem(Stem):
         """[B, L] int64 -> [B, L, d]."""
         return self.tokens(inputs) + self.positions
 
-    def choose(self, tokens: Tensor, inputs: Tensor) -> Tensor:
+    def place(self, inputs: Tensor) -> Tensor:
         """The token at the largest id."""
-        return tokens[torch.arange(len(tokens), device=tokens.device), inputs.argmax(dim=1)]
+        return inputs.argmax(dim=1)
 
 
 class Encoder(nn.Module):
@@ -244,8 +244,12 @@ class Encoder(nn.Module):
                 f"Inputs of shape {list(inputs.shape)} do not fit the encoder, which takes {self.stem.shapes}; "
                 "prepare them with the modality's `read`."
             )
-        tokens = self.trunk(self.stem(inputs))
-        return self.head(self.dropout(self.norm(self.stem.choose(tokens, inputs))))
+        tokens = self.norm_before(self.stem(inputs))
+        *blocks, last = self.blocks
+        for block in blocks:
+            tokens = block(tokens)
+        token = last(tokens, only=self.stem.place(inputs))[:, 0]  # the others would be computed for nothing
+        return self.head(self.dropout(self.norm(token)))
 
 
 def patch_encoder(

@@ -5,6 +5,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def pick(tokens: Tensor, only: Tensor) -> Tensor:
+    """One token of each sample: [B, N, ...] and its numbers [B] -> [B, 1, ...]."""
+    return tokens[torch.arange(len(tokens), device=tokens.device), only][:, None]
+
+
 class SelfAttention(nn.Module):
     """Softmax attention among tokens, Softmax(Q K^T / sqrt(d_k)) V per head (Section 3.3.1).
 
@@ -32,8 +37,20 @@ class SelfAttention(nn.Module):
             nn.init.trunc_normal_(self.extra_value, std=0.02)
         self.projection = nn.Linear(width, width)
 
-    def forward(self, tokens: Tensor, grid: tuple[int, int] | None = None, leading: int = 0) -> Tensor:
-        """[B, N, d] -> [B, N, d]; N is any number of tokens, whatever the grid and the tokens before it."""
+    def forward(
+        self,
+        tokens: Tensor,
+        grid: tuple[int, int] | None = None,
+        leading: int = 0,
+        only: Tensor | None = None,
+    ) -> Tensor:
+        """[B, N, d] -> [B, N, d]; N is any number of tokens, whatever the grid and the tokens before it.
+
+        Args:
+            tokens: to mix.
+            grid, leading: of no use here.
+            only: [B] int64, the number of the token that is wanted of each sample: then -> [B, 1, d].
+        """
         query, key, value = self.query_key_value(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         if self.extra_key is not None and self.extra_value is not None:
             key, value = self._prepend(self.extra_key, key), self._prepend(self.extra_value, value)
@@ -41,6 +58,9 @@ class SelfAttention(nn.Module):
         if self.causal:
             count, extra = query.shape[2], key.shape[2] - query.shape[2]
             mask = torch.ones(count, extra + count, dtype=torch.bool, device=tokens.device).tril(extra)
+        if only is not None:
+            query = pick(query.transpose(1, 2), only).transpose(1, 2)
+            mask = None if mask is None else mask[only][:, None, None]
         mixed = F.scaled_dot_product_attention(query, key, value, mask)  # [B, h, N, d/h]
         return self.projection(mixed.transpose(1, 2).flatten(2))
 

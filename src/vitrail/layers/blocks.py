@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from vitrail.layers.attention import ClassAttention, CrossCovarianceAttention
+from vitrail.layers.attention import ClassAttention, CrossCovarianceAttention, pick
 
 NORM_EPSILON = 1e-6
 
@@ -100,15 +100,27 @@ class TransformerBlock(nn.Module):
             self.feed_forward_scale = nn.Parameter(torch.full((width,), layer_scale))
         self.drop_path = StochasticDepth(drop_path)
 
-    def forward(self, tokens: Tensor, grid: tuple[int, int] | None = None, leading: int = 0) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        grid: tuple[int, int] | None = None,
+        leading: int = 0,
+        only: Tensor | None = None,
+    ) -> Tensor:
         """[B, leading + N, d] -> the same shape.
 
         Args:
             tokens: N patches, with `leading` other tokens before them.
             grid: (h, w) of the patches, row by row; None where they are a subset of a picture's.
             leading: how many tokens stand before the patches.
+            only: [B] int64, the number of the token that is wanted of each sample, as of a last block: then
+                -> [B, 1, d], for a small part of the work. The attention must be `SelfAttention`.
         """
-        branch = self.attention(self.attention_norm(tokens), grid, leading)
+        normed = self.attention_norm(tokens)
+        if only is None:
+            branch = self.attention(normed, grid, leading)
+        else:
+            branch, tokens = self.attention(normed, grid, leading, only), pick(tokens, only)
         tokens = tokens + self.drop_path(branch if self.attention_scale is None else self.attention_scale * branch)
         branch = self.feed_forward(self.feed_forward_norm(tokens))
         return tokens + self.drop_path(branch if self.feed_forward_scale is None else self.feed_forward_scale * branch)
