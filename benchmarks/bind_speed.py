@@ -14,7 +14,7 @@ turns, and times are medians over rounds. Memory is the peak of a fresh process 
 
 memory: a file with random weights in the layout of `imagebind_huge.pth` (4.8 GB, in the folder of temporary files) is
 loaded with matrices as float32, bfloat16, int8, and as int8 from a file of int8: each in a process of its own, which
-embeds one picture. Of the peak, what is mapped from a file can be given back by the system.
+embeds one picture. What is mapped from a file the system can take back whenever memory is short; the rest is own.
 
 index: vectors around random centres; exact search, and the approximate one with the recall that it measured.
 """
@@ -23,6 +23,7 @@ import argparse
 import shutil
 import statistics
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -202,11 +203,11 @@ def embed_one(kind: str, whose: str, file: Any, size: str, threads: int) -> floa
         peer = Peer(model, name)
         del model
         peer(peer_reader(kind, Stopwatch())(file)[None])
-    return peak()["VmHWM"]
+    return memory()["VmHWM"]
 
 
-def peak() -> dict[str, float]:
-    """MB of 10^6 bytes of this process: VmHWM, the peak of all, and now, RssAnon, its own, and RssFile, mapped."""
+def memory() -> dict[str, float]:
+    """MB of 10^6 bytes of this process: VmHWM, the peak of all, and now, RssAnon, its own, not mapped from files."""
     lines = [line.split() for line in Path("/proc/self/status").read_text().splitlines() if line.endswith("kB")]
     return {line[0][:-1]: int(line[1]) * 1024 / 1e6 for line in lines}
 
@@ -225,10 +226,10 @@ def measure_speed(arguments: argparse.Namespace) -> None:
             found = apart(take_turns, kind, files, arguments)
             for whose in ("ours", "official"):
                 times = found["ms"][whose]
-                memory = apart(embed_one, kind, whose, files[0], arguments.size, arguments.threads)
+                most = apart(embed_one, kind, whose, files[0], arguments.size, arguments.threads)
                 total = sum(times.values())
                 row = [f"{len(files)} {kind}", whose, f"{1000 / total:.4g}"]
-                row += [*(f"{times[phase]:.4g}" for phase in PHASES), f"{total:.4g}", f"{memory:.0f}"]
+                row += [*(f"{times[phase]:.4g}" for phase in PHASES), f"{total:.4g}", f"{most:.0f}"]
                 rows.append(
                     [*row, f"{found['difference']:.1e}" if whose == "ours" else f"cosine {found['cosine']:.4f}"]
                 )
@@ -249,8 +250,23 @@ def write_huge(path: Path) -> None:
     torch.save({key: torch.randn(tensor.shape, generator=generator) * 0.02 for key, tensor in shapes.items()}, path)
 
 
+class OwnMemory(threading.Thread):
+    """The most memory of this process's own, which is not mapped from files, looked at every 10 ms."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.most = 0.0
+        self.ended = threading.Event()
+
+    def run(self) -> None:
+        while not self.ended.wait(0.01):
+            self.most = max(self.most, memory()["RssAnon"])
+
+
 def load_and_embed(path: Path, weights: str | None, senses: list[str] | None, picture: Path, threads: int) -> list[str]:
     torch.set_num_threads(threads)
+    own = OwnMemory()
+    own.start()
     begun = perf_counter()
     model = ImageBind.load(path, modalities=senses, weights=weights)
     loaded = perf_counter()
@@ -258,9 +274,10 @@ def load_and_embed(path: Path, weights: str | None, senses: list[str] | None, pi
     embedded = perf_counter()
     model.embed({"image": [picture]})
     again = perf_counter()
-    memory = peak()
+    own.ended.set()
+    now = memory()
     times = [f"{seconds:.1f}" for seconds in (loaded - begun, embedded - loaded, again - embedded)]
-    return [*times, *(f"{memory[name]:.0f}" for name in ("VmHWM", "RssAnon", "RssFile"))]
+    return [*times, *(f"{most:.0f}" for most in (own.most, now["RssAnon"], now["VmHWM"]))]
 
 
 def save_int8(path: Path, output: Path) -> None:
@@ -268,7 +285,16 @@ def save_int8(path: Path, output: Path) -> None:
 
 
 def measure_memory(arguments: argparse.Namespace) -> None:
-    header = ("matrices", "senses", "load (s)", "first picture (s)", "next (s)", "peak MB", "own MB", "mapped MB")
+    header = (
+        "matrices",
+        "senses",
+        "load (s)",
+        "first picture (s)",
+        "next (s)",
+        "own MB, peak",
+        "then",
+        "with mapped MB, peak",
+    )
     picture = find_files("image", arguments.data, Path(), 1)[0]
     folder = Path(tempfile.mkdtemp(prefix="bind_memory"))
     rows = []
@@ -325,7 +351,7 @@ def measure_index(arguments: argparse.Namespace) -> None:
             probes = "" if searcher.cells is None else f"{searcher.cells.probes} of {searcher.cells.count}"
             recall, milliseconds = right / (10 * len(queries)), 1000 * statistics.median(times)
             row = [label, str(count), probes, f"{recall:.3f}", f"{ready:.1f}", f"{milliseconds:.2f}"]
-            rows.append([*row, f"{peak()['VmHWM']:.0f}"])
+            rows.append([*row, f"{memory()['VmHWM']:.0f}"])
             print(*rows[-1], flush=True)
     write_rows(arguments.output / "index.csv", header, rows)
     write_text(arguments.output / "index.md", markdown_table(header, rows))
