@@ -95,13 +95,14 @@ def held_out(experiment: BindTraining, arguments: argparse.Namespace) -> Pairs:
 
 
 def measured(row: Row, arguments: argparse.Namespace, seed: int) -> dict[str, float]:
-    """Recalls and median ranks, and the minutes it took; from the file if it is there."""
+    """Recalls and median ranks, and the minutes it took if it was not stopped on the way; from the file if there."""
     folder = arguments.output / "runs" / f"{row.run}_{seed}"
     path = folder / "retrieval.json"
     if not path.exists():
-        begin = time.monotonic()
+        begin, resumed = time.monotonic(), folder.exists()
         found = train(experiment_of(row, arguments, seed), folder, resume=True).metrics
-        write_text(path, json.dumps(found | {"minutes": (time.monotonic() - begin) / 60}))
+        minutes = {} if resumed else {"minutes": (time.monotonic() - begin) / 60}
+        write_text(path, json.dumps(found | minutes))
     return dict(json.loads(path.read_text()))
 
 
@@ -112,7 +113,7 @@ def table(part: str, arguments: argparse.Namespace) -> list[Sequence[str]]:
     rows: list[Sequence[str]] = []
     for row in rows_of(part, list(arguments.towers)):
         runs = [measured(row, arguments, seed) for seed in range(arguments.seeds)]
-        minutes = statistics.mean(run["minutes"] for run in runs)
+        minutes = [run["minutes"] for run in runs if "minutes" in run]
         for source, target in directions:
             recalls = {rank: [100 * run[f"{source}_to_{target}_r{rank}"] for run in runs] for rank in (1, 5, 10)}
             ranks = [run[f"{source}_to_{target}_median_rank"] for run in runs]
@@ -123,7 +124,7 @@ def table(part: str, arguments: argparse.Namespace) -> list[Sequence[str]]:
                     *(f"{statistics.mean(recalls[rank]):.1f}" for rank in (1, 5, 10)),
                     f"{statistics.stdev(recalls[10]):.1f}" if len(runs) > 1 else "",
                     f"{statistics.mean(ranks):.1f}",
-                    f"{minutes:.1f}",
+                    f"{statistics.mean(minutes):.1f}" if minutes else "",
                 )
             )
     count = len(held_out(recipe, arguments).open(recipe.model))
