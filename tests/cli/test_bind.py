@@ -74,6 +74,21 @@ def search(index, capsys, *options):
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
+def test_an_approximate_search_says_what_it_finds(index, capsys, monkeypatch):
+    pytest.importorskip("faiss")
+    exact = search(index, capsys, "--text", "a cat sleeps")
+    monkeypatch.setattr("vitrail.bind.search.EXACT_BELOW", 1)
+    command = ["bind", "search", str(index), "--json", "--device", "cpu", "--text", "a cat sleeps"]
+    for option, said in (
+        ([], "vitrail: an approximate search, which finds about 100% of the nearest; --exact finds all\n"),
+        (["--exact"], ""),
+    ):
+        assert main([*command, *option]) == 0
+        found = capsys.readouterr()
+        assert found.err == said
+        assert [json.loads(line) for line in found.out.splitlines()] == exact
+
+
 def test_search_by_a_text_and_by_sums(model, index, capsys):
     (hit, *_) = hits = search(index, capsys, "--text", "a cat sleeps")
     assert hit == {"similarity": pytest.approx(1, abs=1e-5), "name": "b.txt", "modality": "text"} | {
