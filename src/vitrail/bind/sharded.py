@@ -18,6 +18,7 @@ from typing import Any
 from vitrail.bind.bulk import embed_sources, modality_of
 from vitrail.bind.index import Changes, Embedded, Index, Source
 from vitrail.bind.model import ImageBind
+from vitrail.data.shards import read_members
 from vitrail.errors import FileError, VitrailError
 
 
@@ -49,11 +50,7 @@ def list_shards(folder: Path, patterns: Mapping[str, str] | None = None) -> list
     tars = sorted(folder.rglob("*.tar"))
     for path in tars:
         shard = path.relative_to(folder).as_posix()
-        try:
-            with tarfile.open(path) as tar:
-                names = [f"{shard}/{member.name}" for member in tar if member.isfile()]
-        except (tarfile.TarError, OSError) as error:
-            raise FileError(f"Cannot read {path}: it is damaged, or no tar ({error}); mend it or remove it.") from None
+        names = [f"{shard}/{member.name}" for member in read_members(path)]
         for name in dict.fromkeys(names):
             modality = modality_of(name, patterns)
             if modality is not None:
