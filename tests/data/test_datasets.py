@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,17 @@ def test_lists(lines, column, expected, classes, tmp_path, write_image, to_array
     (tmp_path / "list.txt").write_text(lines)
     dataset = ImageData(tmp_path / "list.txt", label_column=column).open(to_array)
     assert (contents(dataset), dataset.classes) == (expected, classes)
+
+
+def test_the_column_of_a_label_is_of_lists_alone(tmp_path, write_image, to_array):
+    write_image(tmp_path / "a" / "1.png", 1)
+    (tmp_path / "list.txt").write_text("a/1.png,7,3\n")
+    data = ImageData(tmp_path / "list.txt", label_column=2)
+    with pytest.raises(FileError, match="is no list file, whose column 2 could be the label; leave"):
+        replace(data, root=tmp_path).open(to_array)
+    assert len(replace(data, root=tmp_path, labelled=False).open(to_array)) == 1
+    assert data.at(tmp_path).open(to_array).classes == ("a",)
+    assert contents(data.at(tmp_path / "list.txt").open(to_array)) == [(1, 3)]
 
 
 def test_a_list_elsewhere(tmp_path, write_image, to_array):

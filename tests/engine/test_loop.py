@@ -152,6 +152,7 @@ def test_the_moving_average_is_what_is_evaluated(experiment, tmp_path: Path):
 def test_an_unknown_monitored_metric(experiment, tmp_path: Path):
     with pytest.raises(VitrailError, match="no metric top5 to monitor; choose one of top1, samples"):
         fit(replace(experiment, loop=replace(LOOP, monitor="top5")), tmp_path / "run")
+    assert not (tmp_path / "run").exists()  # found before training begins
 
 
 def test_two_optimizers_take_turns(experiment, tmp_path: Path):

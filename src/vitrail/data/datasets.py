@@ -6,8 +6,9 @@ Any other object with `__len__` and `__getitem__(int)` that gives these samples 
 import csv
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -188,6 +189,10 @@ class ImageData:
         check_range(self, "label_column", "at_least", least=1)
         check_range(self, "class_column", least=0)
 
+    def at(self, root: Path) -> Self:
+        """The same of another place; the label's column goes along if that is a list file."""
+        return replace(self, root=root, list=None, label_column=self.label_column if root.is_file() else 1)
+
     def open(self, transform: Transform, classes: Sequence[str] | None = None) -> ImageFiles | TarImages:
         """The data set.
 
@@ -197,13 +202,18 @@ class ImageData:
                 else those that the data name.
 
         Raises:
-            FileError: there is nothing, no image, or both class folders and loose images; or labels and classes
-                disagree.
+            FileError: there is nothing, no image, or both class folders and loose images; labels and classes
+                disagree; or a label's column is given where there is no list.
         """
         if classes is None and self.classes is not None:
             classes = read_classes(self.classes, self.class_column)
         if self.list is not None or (self.root.is_file() and self.root.suffix != ".tar"):
             return self._open_list(transform, classes)
+        if self.labelled and self.label_column != 1:
+            raise FileError(
+                f"{self.root} is no list file, whose column {self.label_column} could be the label; "
+                "leave the label's column out, or give a list."
+            )
         if shards := self._shards():
             label = self.tar_label if self.labelled else None
             return TarImages(shards, transform, label=label, classes=classes, at_least=self.at_least)

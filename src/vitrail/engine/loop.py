@@ -13,11 +13,12 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import Subset
 
 from vitrail.data.loader import training_batches
 from vitrail.engine.curves import Curves, read_curves, turning_point
@@ -99,6 +100,9 @@ def fit(
         world_size=fabric.world_size,
         loader=experiment.loader,
     )
+    if loop.monitor and validation is not None and not run.step:
+        few = Subset(validation, range(min(len(validation), loop.batch_size)))  # enough to know the metrics' names
+        run.check_monitor(evaluate(fabric, network, task, few, loop, replace(experiment.loader, workers=0)))
     occupy(fabric, experiment, run.folder)
     rates: dict[str, float] = {}
     throughput = Throughput()

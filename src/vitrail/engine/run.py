@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
@@ -182,6 +182,14 @@ class Run:
         with self.average.applied() if self.average else nullcontext():
             yield
 
+    def check_monitor(self, metrics: Collection[str]) -> None:
+        """Ends the run if the monitored metric is not among these names."""
+        if self.loop.monitor is not None and self.loop.monitor not in metrics:
+            known = ", ".join(metrics)
+            stop(
+                self.fabric, VitrailError(f"There is no metric {self.loop.monitor} to monitor; choose one of {known}.")
+            )
+
     def evaluated(self, metrics: dict[str, float]) -> None:
         """Takes note of an evaluation, and saves the best checkpoint if this is the best.
 
@@ -193,10 +201,7 @@ class Run:
         self.metrics = metrics
         if self.loop.monitor is None:
             return
-        if self.loop.monitor not in metrics:
-            known = ", ".join(metrics)
-            error = VitrailError(f"There is no metric {self.loop.monitor} to monitor; choose one of {known}.")
-            stop(self.fabric, error)
+        self.check_monitor(metrics)
         value = metrics[self.loop.monitor]
         better = self.best is None or (value > self.best if self.loop.mode == "max" else value < self.best)
         if math.isfinite(value) and better:

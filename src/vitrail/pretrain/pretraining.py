@@ -38,7 +38,7 @@ class Pretraining(Experiment):
     def _held_out(self, transform: Transform) -> Dataset | None:
         if self.validation is None:
             return None
-        return replace(self.data, root=self.validation, list=None).open(transform)
+        return self.data.at(self.validation).open(transform)
 
 
 @dataclass(frozen=True, kw_only=True)

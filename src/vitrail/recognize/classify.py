@@ -83,7 +83,7 @@ class Classification(Experiment):
         """
         if self.validation is None:
             return None
-        data = replace(self.data, root=self.validation, list=None)
+        data = self.data.at(self.validation)
         dataset = data.open(self.eval_transform.build(), self.classes)
         return _labelled(dataset, f"validation images in {self.validation}")
 
