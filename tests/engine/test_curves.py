@@ -53,8 +53,21 @@ def test_damaged_curves_are_named(tmp_path: Path, damage):
 
 
 def test_the_turning_point_is_told_once():
-    losses = [5.0, 4.0, 4.1, 3.0, 3.1, 3.2, 3.3, 3.4, 2.0, 2.1, 2.2, 2.3]
+    losses = [5.0, 4.0, 4.1, 3.0, 3.1, 3.2, 3.3, 3.4, 2.0, 2.1, 2.2, 2.3, 2.4]
     curve = [(10 * number, loss) for number, loss in enumerate(losses)]
     found = [turning_point(curve[:end]) for end in range(len(curve) + 1)]
-    assert found == [None] * 7 + [30] + [None] * 5  # when it has risen three times, since step 30; not again
-    assert turning_point(curve[:6], rises=2) == 30
+    assert found == [None] * 8 + [30] + [None] * 5  # after four values above the least, that of step 30; not again
+    assert turning_point(curve[:6], patience=2) == 30
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [
+        ([4.0, 3.0, 3.2, 3.1, 3.4, 3.3], 1),  # rises, though not in each evaluation
+        ([4.0, 3.0, 3.4, 3.3, 3.2, 3.1], None),  # falls again after a jump
+        ([4.0, 3.0, 3.1, 3.1, 3.1, 3.1], None),  # has come to rest
+        ([4.0, 3.5, 3.6, 3.4, 3.5, 3.3], None),  # falls, though not in each evaluation
+    ],
+)
+def test_single_values_make_no_turn(losses, expected):
+    assert turning_point(list(enumerate(losses))) == expected

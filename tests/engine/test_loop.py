@@ -155,6 +155,15 @@ def test_an_unknown_monitored_metric(experiment, tmp_path: Path):
     assert not (tmp_path / "run").exists()  # found before training begins
 
 
+def test_the_log_says_once_when_the_held_out_loss_has_turned(experiment, tmp_path: Path, monkeypatch, capsys):
+    losses = iter([3.0, 2.0, 2.5, 2.4, 2.7, 2.8, 2.9, 3.0])
+    monkeypatch.setattr("vitrail.engine.loop.evaluate", lambda *_: {"loss": next(losses)})
+    epoch = len(experiment.train_dataset()) / LOOP.batch_size
+    fit(replace(experiment, loop=replace(LOOP, steps=8, evaluate_every=1 / epoch)), tmp_path / "run")
+    said = " ".join("".join(capsys.readouterr()).split())
+    assert said.count("The held-out loss was least at step 2 (2, now 2.8) and rises: more training may make") == 1
+
+
 def test_two_optimizers_take_turns(experiment, tmp_path: Path):
     experiment = replace(experiment, adversary=True)
     result = fit(experiment, tmp_path / "run")

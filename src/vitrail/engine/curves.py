@@ -3,8 +3,8 @@
 import csv
 import os
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 from typing import Self, TextIO
 
 from vitrail.errors import FileError
@@ -68,15 +68,22 @@ def read_curves(folder: str | Path) -> dict[str, list[tuple[int, float]]]:
     return curves
 
 
-def turning_point(curve: Sequence[tuple[int, float]], rises: int = 3) -> int | None:
-    """The step of a curve, (step, value) in order, after which its last `rises` values each lie above the one before.
+def turning_point(curve: Sequence[tuple[int, float]], patience: int = 4) -> int | None:
+    """The step of the least value of a curve, (step, value) in order, if the curve has turned upwards after it.
 
-    None where they do not, or where it has happened before: what is to be said once.
+    It has when at least `patience` values have come since, and the later half of these is higher on average than the
+    earlier half: single values may fall, as those of few images do. None where it has not turned, or where it has
+    turned before: what is to be said once.
     """
-    values = [value for _, value in curve]
-    above = [later > earlier for earlier, later in pairwise(values)]
-    runs = [all(above[last - rises : last]) for last in range(rises, len(above) + 1)]
-    return curve[-1 - rises][0] if runs and runs[-1] and not any(runs[:-1]) else None
+    values, least = [value for _, value in curve], 0
+    for last, value in enumerate(values):
+        if value < values[least]:
+            least = last
+        since = values[least + 1 : last + 1]
+        middle = len(since) // 2
+        if len(since) >= patience and fmean(since[-middle:]) > fmean(since[:middle]):
+            return curve[least][0] if last == len(values) - 1 else None
+    return None
 
 
 def _rows(path: Path) -> list[list[str]]:

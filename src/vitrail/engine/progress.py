@@ -64,11 +64,11 @@ class Report:
         self.say("  ".join([f"step {step}/{self._steps}", *(f"{name} {value:.4g}" for name, value in metrics.items())]))
 
     def overfitting(self, turned: int, curve: Sequence[tuple[int, float]]) -> None:
-        """The held-out loss, (step, value), has risen in every evaluation since step `turned`."""
+        """The held-out loss, (step, value), was least at step `turned` and rises."""
         self.say(
-            f"The held-out loss has risen in every evaluation since step {turned} ({dict(curve)[turned]:.4g}, now "
-            f"{curve[-1][1]:.4g}): more training may make the network worse. --loop.monitor loss --loop.mode min keeps "
-            "the best checkpoint."
+            f"The held-out loss was least at step {turned} ({dict(curve)[turned]:.4g}, now {curve[-1][1]:.4g}) and "
+            "rises: more training may make the network worse. --loop.monitor loss --loop.mode min keeps the best "
+            "checkpoint."
         )
 
     def say(self, text: str) -> None:
