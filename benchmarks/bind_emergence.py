@@ -31,15 +31,14 @@ from torch import Tensor
 
 from vitrail.bind import ImageBind
 from vitrail.bind.modality import Modality
-from vitrail.bind.rows import read_rows
 from vitrail.bind.training import BindTraining, Pairs
 from vitrail.bind.zero_shot import ZeroShotClassifier
-from vitrail.compress.evaluation_report import markdown_table, write_rows
 from vitrail.data.loader import LoaderConfig, training_batches
 from vitrail.engine.optim import build_optimizer, set_schedules
 from vitrail.engine.processes import seed_all
 from vitrail.files import write_text
 from vitrail.recipes import load_recipe, train
+from vitrail.tables import markdown_table, read_rows, write_rows
 
 PARTS = ("emergence", "temperature", "head", "batch", "procedure")
 

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from vitrail.bind.training import BindTraining, Pairs
-from vitrail.compress.evaluation_report import markdown_table, write_rows
 from vitrail.data.loader import LoaderConfig
 from vitrail.files import write_text
 from vitrail.recipes import load_recipe, train
+from vitrail.tables import markdown_table, write_rows
 from vitrail.weights.backbones import open_backbone
 
 PARTS = ("alignment", "towers")

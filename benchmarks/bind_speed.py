@@ -44,8 +44,8 @@ from vitrail.bind.index import Embedded, Index, Source
 from vitrail.bind.model import ImageBind, ImageBindConfig, imagebind_huge, imagebind_tiny
 from vitrail.bind.official import to_official
 from vitrail.bind.search import Searcher
-from vitrail.compress.evaluation_report import markdown_table, write_rows
 from vitrail.files import write_text
+from vitrail.tables import markdown_table, write_rows
 
 KINDS = ("image", "video", "text", "audio", "depth", "thermal", "imu")
 PHASES = ("reading", "preparing", "network")

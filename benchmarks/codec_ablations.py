@@ -29,7 +29,6 @@ from vitrail.compress import Codec, Scheme
 from vitrail.compress.autoencoder import AUTOENCODERS, AutoencoderConfig
 from vitrail.compress.compressai import CompressAIModel
 from vitrail.compress.crops import Crops
-from vitrail.compress.evaluation_report import markdown_table, write_rows
 from vitrail.compress.prior import PriorConfig
 from vitrail.compress.training import AutoencoderTraining
 from vitrail.data.datasets import ImageData
@@ -43,6 +42,7 @@ from vitrail.engine.optim import OptimizerConfig
 from vitrail.files import write_text
 from vitrail.metrics.rate_distortion import bits_per_pixel
 from vitrail.metrics.reconstruction import psnr, to_8_bits
+from vitrail.tables import markdown_table, write_rows
 
 Row = Sequence[object]
 Table = tuple[list[str], list[Row]]

@@ -21,7 +21,6 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from vitrail.compress.evaluation_report import markdown_table, write_rows
 from vitrail.data.datasets import ImageData
 from vitrail.data.loader import LoaderConfig
 from vitrail.engine.checkpoint import load
@@ -29,6 +28,7 @@ from vitrail.engine.curves import read_curves
 from vitrail.engine.experiment import Experiment
 from vitrail.files import write_text
 from vitrail.recipes import load_recipe, train
+from vitrail.tables import markdown_table, write_rows
 
 HEADER = ["pre-training", "epochs", "fine-tuned top-1 (%)", "deviation", "k-NN (%)", "images/s", "step times BEiT's"]
 

@@ -22,13 +22,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from vitrail.compress.evaluation_report import markdown_table, write_rows
 from vitrail.data.datasets import ImageData
 from vitrail.data.loader import LoaderConfig, training_batches
 from vitrail.files import write_text
 from vitrail.pretrain.dino import Crops
 from vitrail.pretrain.pretraining import MaskedTask, Pretraining
 from vitrail.recipes import load_recipe
+from vitrail.tables import markdown_table, write_rows
 
 HEADER = ["method", "images/s", "ms a step", "times BEiT's", "memory (MB)", "tokenizer (%)", "waiting (%)"]
 

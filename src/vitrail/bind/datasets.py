@@ -10,10 +10,10 @@ from typing import Any
 
 from vitrail.bind.bulk import modality_of, sort_files
 from vitrail.bind.modalities import MODALITIES
-from vitrail.bind.rows import read_rows
 from vitrail.data.images import natural_key
 from vitrail.data.labels import LabelEncoder
 from vitrail.errors import FileError, VitrailError
+from vitrail.tables import read_rows
 
 Classes = Mapping[str, tuple[str, ...]]
 """Class -> the names that it goes by, as `vitrail.bind.prompts.parse_classes` gives them."""

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from vitrail.errors import FileError, VitrailError
 from vitrail.files import atomic_path, remove_unfinished, write_text
+from vitrail.tables import load_arrow
 
 FORMAT = 1
 MANIFEST = "index.json"
@@ -316,20 +317,6 @@ def _batches(sources: Iterable[Source], size: int) -> Iterator[list[Source]]:
     rest = iter(sources)
     while few := list(islice(rest, size)):
         yield few
-
-
-def load_arrow() -> tuple[Any, Any]:
-    """The modules pyarrow and pyarrow.parquet.
-
-    Raises:
-        VitrailError: they are not installed.
-    """
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise VitrailError("Tables need pyarrow; install it with: pip install 'vitrail[bind]'") from None
-    return pyarrow, pyarrow.parquet
 
 
 def _schema(dimension: int) -> Any:

@@ -1,6 +1,5 @@
 """Rows of pairs: of a table that names files, or of tars that hold them."""
 
-import csv
 import dataclasses
 import json
 import math
@@ -15,12 +14,12 @@ from typing import Any, Protocol, get_args, get_type_hints
 
 import numpy as np
 
-from vitrail.bind.index import load_arrow
 from vitrail.bind.modality import Modality
 from vitrail.data.corrupt import CorruptSample
 from vitrail.data.paths import PathIndex
 from vitrail.data.shards import Member, find_shards, read_members
 from vitrail.errors import FileError, VitrailError
+from vitrail.tables import read_rows
 
 Senses = tuple[Modality, Modality]
 Sources = tuple[str | Path, str | Path]
@@ -258,30 +257,3 @@ def _times(row: dict[str, Any], where: str) -> Iterator[float]:
         if value < 0 or math.isinf(value):
             raise FileError(f"{where} has the {name} {cell!r}; it must be seconds, at least 0, or empty.")
         yield value
-
-
-def read_rows(table: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a table (CSV or Parquet), by column.
-
-    Raises:
-        FileError: it cannot be read.
-    """
-    if table.suffix.lower() == ".parquet":
-        arrow, parquet = load_arrow()
-        try:
-            with parquet.ParquetFile(table) as file:
-                for batch in file.iter_batches():
-                    yield from batch.to_pylist()
-        except (OSError, arrow.ArrowException) as error:
-            raise FileError(f"Cannot read {table}: {_first_line(error)}; check the file.") from None
-        return
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            yield from csv.DictReader(file)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise FileError(f"Cannot read {table}: {_first_line(error)}; give a table in UTF-8 or Parquet.") from None
-
-
-def _first_line(error: Exception) -> str:
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return reason.splitlines()[0].rstrip(".") if reason else type(error).__name__

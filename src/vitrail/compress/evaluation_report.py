@@ -1,14 +1,14 @@
 """An evaluation of codecs as files of numbers, as plots and as a table in Markdown."""
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 
 from vitrail.compress.evaluate import Evaluation, Measurement, Summary, bd_rates
-from vitrail.files import atomic_path
 from vitrail.metrics.reconstruction import to_decibels
 from vitrail.plots import new_figure, plain, save_figure
+from vitrail.tables import markdown_table, write_rows
 
 REFERENCE = "jpeg"  # of BD-rates
 KODAK = frozenset(f"kodim{number:02}" for number in range(1, 25))
@@ -74,17 +74,6 @@ def write_report(evaluation: Evaluation, folder: Path) -> None:
     _plot(evaluation.summaries, published, "ms_ssim_db", "MS-SSIM (dB)", folder / "ms_ssim.png")
 
 
-def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Writes a CSV file; None becomes an empty field."""
-    with (
-        atomic_path(path) as temporary,
-        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-    ):
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
-
-
 def _plot(
     summaries: Sequence[Summary], published: Sequence[PublishedPoint], measure: str, label: str, path: Path
 ) -> None:
@@ -128,12 +117,6 @@ def as_markdown(evaluation: Evaluation) -> str:
     if measured:
         parts.append(f"FID and KID compare patches of 256 x 256 pixels by the features of {evaluation.features}.\n")
     return "\n".join(parts)
-
-
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _percent(delta: float | None) -> str:
