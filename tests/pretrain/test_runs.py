@@ -39,13 +39,14 @@ def test_a_resumed_run_ends_with_the_same_bits(tiny, tmp_path, all_tensors, meth
     assert resumed.metrics == whole.metrics and {"knn"} < set(whole.metrics)
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 @pytest.mark.parametrize("method", METHODS)
-def test_two_processes_are_one_to_rounding(tiny, forked, tmp_path, method):
+def test_two_processes_are_one_to_rounding(tiny, forked, tmp_path, method, strategy):
     """Negatives are gathered, centers averaged."""
     experiment = tiny(method, validation=None, loop={"steps": 2})
     one = forked(lambda rank: fit(experiment, tmp_path / "one"))
     assert one.wait() == [0], one.log.read_text()
-    shared = replace(experiment, loop=replace(experiment.loop, devices=2))
+    shared = replace(experiment, loop=replace(experiment.loop, devices=2, strategy=strategy))
     two = forked(lambda rank: fit(shared, tmp_path / "two"), world_size=2)
     assert two.wait() == [0, 0], two.log.read_text()
     expected, found = (load(tmp_path / name).tensors("model") for name in ("one", "two"))
