@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.utils.data import Subset
@@ -101,7 +101,8 @@ def fit(
         loader=experiment.loader,
     )
     if loop.monitor and validation is not None and not run.step:
-        few = Subset(validation, range(min(len(validation), loop.batch_size)))  # enough to know the metrics' names
+        first = range(min(len(validation), loop.batch_size))  # enough to know the metrics' names
+        few: Subset[Any] = Subset(cast(Any, validation), first)
         run.check_monitor(evaluate(fabric, network, task, few, loop, replace(experiment.loader, workers=0)))
     occupy(fabric, experiment, run.folder)
     rates: dict[str, float] = {}
