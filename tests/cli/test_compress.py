@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -325,6 +326,21 @@ def test_a_killed_worker_is_one_sentence(many, call, capsys):
     thread = when_workers_run(lambda worker: worker.kill())
     assert call("compress", "many", "-o", "out", "--jobs", "2") == 1
     thread.join()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("vitrail: A worker process was killed, perhaps for want of memory")
+
+
+def test_a_worker_killed_while_the_next_one_starts_is_one_sentence(many, call, capsys, monkeypatch):
+    start = SpawnProcess.start
+
+    def start_late(process):
+        for worker in multiprocessing.active_children():
+            worker.kill()
+            time.sleep(1)
+        start(process)
+
+    monkeypatch.setattr(SpawnProcess, "start", start_late)
+    assert call("compress", "many", "-o", "out", "--jobs", "2") == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("vitrail: A worker process was killed, perhaps for want of memory")
 

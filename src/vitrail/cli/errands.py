@@ -11,7 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -144,16 +144,30 @@ def outcomes(
     pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=start)
     interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # by the workers, too, until they have begun
     try:
-        answers = pool.map(partial(_attempt_in_worker, work), errands)
+        answers = _shared(pool, partial(_attempt_in_worker, work), errands)
         signal.signal(signal.SIGINT, interrupt)
         yield answers
     except BrokenProcessPool:
+        for worker in active_children():  # the pool does not end one that it was starting when it broke
+            worker.kill()
         raise VitrailError(
             "A worker process was killed, perhaps for want of memory; try again with fewer --jobs."
         ) from None
     finally:
         signal.signal(signal.SIGINT, interrupt)
         pool.shutdown(cancel_futures=True)
+
+
+def _shared(
+    pool: ProcessPoolExecutor, work: Callable[[Errand], Outcome], errands: Sequence[Errand]
+) -> Iterator[Outcome]:
+    try:
+        return pool.map(work, errands)
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        # Not the system's: a worker died, and the pool closed its pipes, while the next worker was being started.
+        raise BrokenProcessPool(str(error)) from None
 
 
 _worker_tool: Any = None
