@@ -38,7 +38,7 @@ from vitrail.engine.optim import build_optimizer, set_schedules
 from vitrail.engine.processes import seed_all
 from vitrail.files import write_text
 from vitrail.recipes import load_recipe, train
-from vitrail.tables import markdown_table, read_rows, write_rows
+from vitrail.tables import read_rows, write_table
 
 PARTS = ("emergence", "temperature", "head", "batch", "procedure")
 
@@ -253,10 +253,7 @@ def main() -> None:
     shared, emerging = senses(cast(BindTraining, load_recipe(f"bind_{arguments.what}")))
     header = [f"{emerging} by names (%)", "deviation", f"{shared} by names (%)", "minutes"]
     for part in arguments.parts:
-        rows = table(part, arguments)
-        write_rows(arguments.output / f"{part}.csv", [part, *header], rows)
-        text = markdown_table([part, *header], rows)
-        write_text(arguments.output / f"{part}.md", text)
+        text = write_table(arguments.output / part, [part, *header], table(part, arguments))
         print(f"{part}\n\n{text}")
 
 

@@ -26,7 +26,7 @@ from vitrail.bind.training import BindTraining, Pairs
 from vitrail.data.loader import LoaderConfig
 from vitrail.files import write_text
 from vitrail.recipes import load_recipe, train
-from vitrail.tables import markdown_table, write_rows
+from vitrail.tables import write_table
 from vitrail.weights.backbones import open_backbone
 
 PARTS = ("alignment", "towers")
@@ -157,10 +157,7 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.towers = dict(arguments.towers)
     for part in arguments.parts:
-        rows = table(part, arguments)
-        write_rows(arguments.output / f"{part}.csv", [part, *HEADER], rows)
-        text = markdown_table([part, *HEADER], rows)
-        write_text(arguments.output / f"{part}.md", text)
+        text = write_table(arguments.output / part, [part, *HEADER], table(part, arguments))
         print(f"{part}\n\n{text}")
 
 

@@ -44,8 +44,7 @@ from vitrail.bind.index import Embedded, Index, Source
 from vitrail.bind.model import ImageBind, ImageBindConfig, imagebind_huge, imagebind_tiny
 from vitrail.bind.official import to_official
 from vitrail.bind.search import Searcher
-from vitrail.files import write_text
-from vitrail.tables import markdown_table, write_rows
+from vitrail.tables import markdown_table, write_table
 
 KINDS = ("image", "video", "text", "audio", "depth", "thermal", "imu")
 PHASES = ("reading", "preparing", "network")
@@ -238,8 +237,7 @@ def measure_speed(arguments: argparse.Namespace) -> None:
             ratios = [f"{theirs / ours:.2f}x" if ours > 1e-3 else "" for theirs, ours in [*pairs, tuple(sums)]]
             rows.append([kind, "times faster", ratios[-1], *ratios, "", ""])
         print(markdown_table(SPEED_HEADER, rows[-3:]), flush=True)
-        write_rows(arguments.output / "speed.csv", SPEED_HEADER, rows)
-        write_text(arguments.output / "speed.md", markdown_table(SPEED_HEADER, rows))
+        write_table(arguments.output / "speed", SPEED_HEADER, rows)
 
 
 def write_huge(path: Path) -> None:
@@ -311,9 +309,7 @@ def measure_memory(arguments: argparse.Namespace) -> None:
                 print(*rows[-1], flush=True)
     finally:
         shutil.rmtree(folder)
-    write_rows(arguments.output / "memory.csv", header, rows)
-    write_text(arguments.output / "memory.md", markdown_table(header, rows))
-    print(markdown_table(header, rows))
+    print(write_table(arguments.output / "memory", header, rows))
 
 
 def measure_index(arguments: argparse.Namespace) -> None:
@@ -353,9 +349,7 @@ def measure_index(arguments: argparse.Namespace) -> None:
             row = [label, str(count), probes, f"{recall:.3f}", f"{ready:.1f}", f"{milliseconds:.2f}"]
             rows.append([*row, f"{memory()['VmHWM']:.0f}"])
             print(*rows[-1], flush=True)
-    write_rows(arguments.output / "index.csv", header, rows)
-    write_text(arguments.output / "index.md", markdown_table(header, rows))
-    print(markdown_table(header, rows))
+    print(write_table(arguments.output / "index", header, rows))
 
 
 def main() -> None:

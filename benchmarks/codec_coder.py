@@ -23,8 +23,7 @@ from torch import Tensor
 
 from vitrail.compress.coder import Decoder, Encoder
 from vitrail.compress.frequencies import choose_offset, frequencies, levels
-from vitrail.files import write_text
-from vitrail.tables import markdown_table, write_rows
+from vitrail.tables import write_table
 
 HEADER = ("coder", "symbols", "encode (ms)", "decode (ms)", "bytes", "bits a symbol above the entropy")
 Codec = tuple[Callable[[Tensor, Tensor], Any], Callable[[Tensor, Any], Tensor]]
@@ -97,9 +96,7 @@ def main() -> None:
     if len(rows) == 2:
         times_ours = [f"{float(rows[1][column]) / float(rows[0][column]):.2f}x" for column in (2, 3, 4)]
         rows.append(("torchac / ours", "", *times_ours, ""))
-    write_rows(arguments.output / "codec_coder.csv", HEADER, rows)
-    text = markdown_table(HEADER, rows)
-    write_text(arguments.output / "codec_coder.md", text)
+    text = write_table(arguments.output / "codec_coder", HEADER, rows)
     print(f"entropy {ideal / len(symbols):.3f} bits a symbol\n\n{text}")
 
 

@@ -1,13 +1,15 @@
-"""Does pre-training on the target's own images help? Methods, tokenizers, ablation and length, each over several seeds.
+"""Does pre-training on the target's own images help? Several comparisons, each over several seeds.
 
     python benchmarks/pretrain_methods.py --parts methods --data grocery/train --validation grocery/test
     python benchmarks/pretrain_methods.py --parts tokenizers ablation --data flowers17/train --validation flowers17/test
     python benchmarks/pretrain_methods.py --parts epochs --epochs 50 200 800 --data ...
+    python benchmarks/pretrain_methods.py --parts labels --labels 5 10 20 --data ...
 
 methods     random initialisation, SplitMask, BEiT, DINO (Tables 4.1 and 4.6)
 tokenizers  SplitMask with random projection, random patches, k-means, and --program, a learned one (Table 4.2)
 ablation    BEiT, and SplitMask with its losses switched off one by one, with times relative to BEiT's (Table 4.8)
 epochs      SplitMask for several numbers of epochs, those of --epochs (Figures 4.3 and 4.6)
+labels      random initialisation and SplitMask, fine-tuned on --labels images of each class only, and on all
 
 Every row is pre-trained on the training images without their labels, once a seed, and fine-tuned on them with labels,
 all rows alike. Finished runs are not run again. Writes a CSV file and a table in Markdown for each part.
@@ -21,14 +23,16 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from vitrail.data.datasets import ImageData
+import numpy as np
+
+from vitrail.data.datasets import ImageData, ImageFiles
 from vitrail.data.loader import LoaderConfig
 from vitrail.engine.checkpoint import load
 from vitrail.engine.curves import read_curves
 from vitrail.engine.experiment import Experiment
 from vitrail.files import write_text
 from vitrail.recipes import load_recipe, train
-from vitrail.tables import markdown_table, write_rows
+from vitrail.tables import write_rows, write_table
 
 HEADER = ["pre-training", "epochs", "fine-tuned top-1 (%)", "deviation", "k-NN (%)", "images/s", "step times BEiT's"]
 
@@ -41,6 +45,8 @@ class Row:
     method: str | None
     epochs: float
     fields: dict[str, Any] = field(default_factory=dict)
+    labels: int | None = None
+    """Images of each class to fine-tune on; None: all."""
 
     @property
     def run(self) -> str:
@@ -78,6 +84,10 @@ def rows_of(part: str, arguments: argparse.Namespace) -> list[Row]:
             Row("split, match", "splitmask", epochs, {"inpaint": False}),
             Row("split, inpaint, match", "splitmask", epochs),
         ]
+    if part == "labels":
+        kinds = [("none", None, 0.0), ("SplitMask", "splitmask", epochs)]
+        rows = [Row(f"{name}, {n} labels a class", *rest, labels=n) for n in arguments.labels for name, *rest in kinds]
+        return [*rows, *(Row(f"{name}, all labels", *rest) for name, *rest in kinds)]
     return [Row("none", None, 0), *(Row("SplitMask", "splitmask", number) for number in arguments.epochs)]
 
 
@@ -131,13 +141,26 @@ def pretraining(row: Row, arguments: argparse.Namespace, seed: int) -> Experimen
     return replace(experiment, view=replace(experiment.view, size=arguments.size), tokenizer=tokenizer, **switches)
 
 
-def fine_tuning(weights: Path | None, arguments: argparse.Namespace, seed: int) -> Experiment:
+def some_labels(data: ImageData, count: int, seed: int, path: Path) -> ImageData:
+    """So many labelled images of each class, or all that it has, drawn by the seed; the list of them is written."""
+    every = data.open(lambda image: image)
+    assert isinstance(every, ImageFiles) and every.labels is not None and every.classes is not None
+    order = np.random.default_rng(seed).permutation(len(every))
+    chosen = [n for label in range(len(every.classes)) for n in order[every.labels[order] == label][:count]]
+    write_rows(path, ["path", "label"], [(every.paths[n], every.classes[every.labels[n]]) for n in chosen])
+    return replace(data, root=every.root, list=path, label_column=1)
+
+
+def fine_tuning(row: Row, weights: Path | None, arguments: argparse.Namespace, seed: int) -> Experiment:
     experiment: Any = sized(
         load_recipe("pretrain_finetune_mini"), arguments, arguments.tuning_epochs, arguments.tuning_batch_size, seed
     )
     optimizer = experiment.optimizer
     if weights is None:  # nothing in the early layers is worth keeping
         optimizer = replace(optimizer, layer_decay=None)
+    if row.labels is not None:
+        path = arguments.output / f"labels_{row.labels}_{seed}.csv"
+        experiment = replace(experiment, data=some_labels(experiment.data, row.labels, seed, path))
     return replace(
         experiment,
         weights=weights and str(weights),
@@ -170,8 +193,9 @@ def table(part: str, arguments: argparse.Namespace) -> list[Sequence[str]]:
                 metrics = finished(pretraining(row, arguments, seed), weights)
                 neighbours.append(metrics.get("knn", float("nan")))
                 speeds.append(metrics.get("images_per_second", float("nan")))
-            folder = arguments.output / "runs" / f"{name}_tuned"
-            finished(fine_tuning(weights, arguments, seed), folder)
+            tuned = "tuned" if row.labels is None else f"tuned_{row.labels}"
+            folder = arguments.output / "runs" / f"{name}_{tuned}"
+            finished(fine_tuning(row, weights, arguments, seed), folder)
             accuracies.append(read_curves(folder)["validation/top1"][-1][1])
         measured.append((row, accuracies, neighbours, speeds))
     beit = next((statistics.mean(speeds) for row, _, _, speeds in measured if row.method == "beit"), None)
@@ -192,7 +216,7 @@ def table(part: str, arguments: argparse.Namespace) -> list[Sequence[str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--parts", nargs="+", choices=("methods", "tokenizers", "ablation", "epochs"), default=["methods"]
+        "--parts", nargs="+", choices=("methods", "tokenizers", "ablation", "epochs", "labels"), default=["methods"]
     )
     parser.add_argument("--data", type=Path, required=True, help="labelled training images: class folders, or --list")
     parser.add_argument("--validation", type=Path, required=True, help="test images: class folders, or a list")
@@ -203,6 +227,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("pretrain_methods"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=float, nargs="+", default=[200], help="of pre-training; the last one counts")
+    parser.add_argument("--labels", type=int, nargs="+", default=[5, 10, 20], help="of each class, for labels")
     parser.add_argument("--tuning-epochs", type=float, default=50)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--tuning-batch-size", type=int, default=32)
@@ -217,10 +242,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     for part in arguments.parts:
-        rows = table(part, arguments)
-        write_rows(arguments.output / f"{part}.csv", HEADER, rows)
-        text = markdown_table(HEADER, rows)
-        write_text(arguments.output / f"{part}.md", text)
+        text = write_table(arguments.output / part, HEADER, table(part, arguments))
         print(f"{part}\n\n{text}")
 
 

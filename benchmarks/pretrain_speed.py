@@ -24,11 +24,10 @@ from torch.utils.data import default_collate
 
 from vitrail.data.datasets import ImageData
 from vitrail.data.loader import LoaderConfig, training_batches
-from vitrail.files import write_text
 from vitrail.pretrain.dino import Crops
 from vitrail.pretrain.pretraining import MaskedTask, Pretraining
 from vitrail.recipes import load_recipe
-from vitrail.tables import markdown_table, write_rows
+from vitrail.tables import write_table
 
 HEADER = ["method", "images/s", "ms a step", "times BEiT's", "memory (MB)", "tokenizer (%)", "waiting (%)"]
 
@@ -198,10 +197,7 @@ def main() -> None:
         )
         for result in results
     ]
-    write_rows(arguments.output / "speed.csv", HEADER, rows)
-    text = markdown_table(HEADER, rows)
-    write_text(arguments.output / "speed.md", text)
-    print(text)
+    print(write_table(arguments.output / "speed", HEADER, rows))
 
 
 if __name__ == "__main__":

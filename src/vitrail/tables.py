@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vitrail.errors import FileError, VitrailError
-from vitrail.files import atomic_path
+from vitrail.files import atomic_path, write_text
 
 
 def read_rows(table: Path) -> Iterator[dict[str, Any]]:
@@ -65,3 +65,11 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def write_table(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Writes `path`.csv and, in Markdown, `path`.md, and gives the text of the latter."""
+    text = markdown_table(header, rows)
+    write_rows(Path(f"{path}.csv"), header, rows)
+    write_text(Path(f"{path}.md"), text)
+    return text

@@ -44,3 +44,10 @@ def test_methods(photos: Path, tmp_path: Path) -> None:
     assert all(0 <= float(row["fine-tuned top-1 (%)"]) <= 100 and float(row["deviation"]) >= 0 for row in rows)
     assert float(rows[0]["step times BEiT's"]) == 1
     assert len(list((tmp_path / "runs").iterdir())) == 4 * 2 * 2
+    run("pretrain_methods.py", "--parts", "labels", "--labels", "1", *network, *length, *options)
+    names = ["none, 1 labels a class", "SplitMask, 1 labels a class", "none, all labels", "SplitMask, all labels"]
+    assert [row["pre-training"] for row in read(tmp_path / "labels.csv")] == names
+    assert len(list((tmp_path / "runs").iterdir())) == 4 * 2 * 2 + 3 * 2
+    chosen = read(tmp_path / "labels_1_0.csv")
+    assert sorted(row["label"] for row in chosen) == sorted(path.name for path in (photos / "train").iterdir())
+    assert all((photos / "train" / row["path"]).is_file() for row in chosen)
