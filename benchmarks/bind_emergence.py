@@ -17,16 +17,16 @@ Writes a CSV file and a table in Markdown for each part.
 """
 
 import argparse
-import json
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+from bind_runs import remembered
 from torch import Tensor
 
 from vitrail.bind import ImageBind
@@ -36,7 +36,6 @@ from vitrail.bind.zero_shot import ZeroShotClassifier
 from vitrail.data.loader import LoaderConfig, training_batches
 from vitrail.engine.optim import build_optimizer, set_schedules
 from vitrail.engine.processes import seed_all
-from vitrail.files import write_text
 from vitrail.recipes import load_recipe, train
 from vitrail.tables import read_rows, write_table
 
@@ -201,16 +200,11 @@ def supervised(experiment: BindTraining) -> dict[str, float]:
 
 
 def measured(row: Row, arguments: argparse.Namespace, seed: int) -> dict[str, float]:
-    """The shares of files that are classified right, and the minutes it took; from the file if it is there."""
+    """The shares of files that are classified right."""
     folder = arguments.output / "runs" / f"{row.run}_{seed}"
-    path = folder / "emergence.json"
-    if not path.exists():
-        experiment = experiment_of(row, arguments, seed)
-        begin = time.monotonic()
-        found = supervised(experiment) if row.supervised else emergent(experiment, folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(found | {"minutes": (time.monotonic() - begin) / 60}))
-    return dict(json.loads(path.read_text()))
+    experiment = experiment_of(row, arguments, seed)
+    work = partial(supervised, experiment) if row.supervised else partial(emergent, experiment, folder)
+    return remembered(folder / "emergence.json", work)
 
 
 def table(part: str, arguments: argparse.Namespace) -> list[Sequence[str]]:
@@ -218,13 +212,14 @@ def table(part: str, arguments: argparse.Namespace) -> list[Sequence[str]]:
     for row in rows_of(part, arguments):
         runs = [measured(row, arguments, seed) for seed in range(arguments.seeds)]
         scores = [100 * run["emerging"] for run in runs]
+        minutes = [run["minutes"] for run in runs if "minutes" in run]
         rows.append(
             (
                 row.name,
                 f"{statistics.mean(scores):.1f}",
                 f"{statistics.stdev(scores):.1f}" if len(scores) > 1 else "",
                 f"{100 * statistics.mean(run['shared'] for run in runs):.1f}" if "shared" in runs[0] else "",
-                f"{statistics.mean(run['minutes'] for run in runs):.1f}",
+                f"{statistics.mean(minutes):.1f}" if minutes else "",
             )
         )
     if part == "emergence":

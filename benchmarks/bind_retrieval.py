@@ -14,17 +14,16 @@ are not run again. Writes a CSV file and a table in Markdown for each part.
 """
 
 import argparse
-import json
 import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bind_runs import remembered
+
 from vitrail.bind.training import BindTraining, Pairs
 from vitrail.data.loader import LoaderConfig
-from vitrail.files import write_text
 from vitrail.recipes import load_recipe, train
 from vitrail.tables import write_table
 from vitrail.weights.backbones import open_backbone
@@ -95,15 +94,10 @@ def held_out(experiment: BindTraining, arguments: argparse.Namespace) -> Pairs:
 
 
 def measured(row: Row, arguments: argparse.Namespace, seed: int) -> dict[str, float]:
-    """Recalls and median ranks, and the minutes it took if it was not stopped on the way; from the file if there."""
+    """Recalls and median ranks."""
     folder = arguments.output / "runs" / f"{row.run}_{seed}"
-    path = folder / "retrieval.json"
-    if not path.exists():
-        begin, resumed = time.monotonic(), folder.exists()
-        found = train(experiment_of(row, arguments, seed), folder, resume=True).metrics
-        minutes = {} if resumed else {"minutes": (time.monotonic() - begin) / 60}
-        write_text(path, json.dumps(found | minutes))
-    return dict(json.loads(path.read_text()))
+    experiment = experiment_of(row, arguments, seed)
+    return remembered(folder / "retrieval.json", lambda: train(experiment, folder, resume=True).metrics)
 
 
 def table(part: str, arguments: argparse.Namespace) -> list[Sequence[str]]:

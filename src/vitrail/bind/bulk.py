@@ -87,9 +87,11 @@ def embed_sources(
         rows: list[tuple[int, Span | None]] = []
         failed: dict[int, VitrailError] = {}
         vectors = model.embed_clips(name, _parts(modality, paths, timed, rows, failed), batch_size=batch_size).numpy()
-        for number in paths:
-            own = [row for row, (owner, _) in enumerate(rows) if owner == number]
-            results[number] = failed.get(number) or Embedded([rows[row][1] for row in own], vectors[own])
+        own: dict[int, list[int]] = {number: [] for number in paths}
+        for row, (owner, _) in enumerate(rows):
+            own[owner].append(row)
+        for number, its in own.items():
+            results[number] = failed.get(number) or Embedded([rows[row][1] for row in its], vectors[its])
     return [results[number] for number in range(len(sources))]
 
 

@@ -6,7 +6,7 @@ process that is killed at any moment leaves the index as it was before, or after
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from itertools import islice
@@ -164,13 +164,12 @@ class Index:
             for few in _batches(sources, every):
                 stale = []
                 for source in few:
-                    key = (source.name, source.modality)
-                    seen.add(key)
-                    stamp = _stamp(source)
-                    if stamp is not None and stamps.get(key) == stamp:
+                    seen.add((source.name, source.modality))
+                    stamp = _changed(source, stamps)
+                    if stamp is None:
                         kept += 1
                     else:
-                        stale.append((source, stamp or _UNKNOWN))
+                        stale.append((source, stamp))
                 made = embed([source for source, _ in stale]) if stale else []
                 rows: list[_Row] = []
                 for (source, stamp), result in zip(stale, made, strict=True):
@@ -190,9 +189,7 @@ class Index:
     def stale(self, sources: Iterable[Source]) -> list[Source]:
         """Those that an update would embed: new, or changed since they were embedded."""
         stamps = self._stamps()
-        return [
-            one for one in sources if (stamp := _stamp(one)) is None or stamps.get((one.name, one.modality)) != stamp
-        ]
+        return [source for source in sources if _changed(source, stamps) is not None]
 
     def read(self) -> tuple[list[Entry], Vectors]:
         """What is in the index, by name and time, and the vectors [n, d].
@@ -305,12 +302,14 @@ def _rows(source: Source, stamp: _Stamp, made: Embedded) -> list[_Row]:
     return rows
 
 
-def _stamp(source: Source) -> _Stamp | None:
+def _changed(source: Source, stamps: Mapping[tuple[str, str], _Stamp]) -> _Stamp | None:
+    """How a file is now; None: as it was when it was embedded."""
     try:
         status = source.path.stat()
     except OSError:
-        return None  # whoever embeds it will say why
-    return status.st_size, status.st_mtime_ns
+        return _UNKNOWN  # whoever embeds it will say why
+    stamp = status.st_size, status.st_mtime_ns
+    return None if stamps.get((source.name, source.modality)) == stamp else stamp
 
 
 def _batches(sources: Iterable[Source], size: int) -> Iterator[list[Source]]:

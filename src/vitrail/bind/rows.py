@@ -17,7 +17,7 @@ import numpy as np
 from vitrail.bind.modality import Modality
 from vitrail.data.corrupt import CorruptSample
 from vitrail.data.paths import PathIndex
-from vitrail.data.shards import Member, find_shards, read_members
+from vitrail.data.shards import Member, find_shards, read_members, read_span
 from vitrail.errors import FileError, VitrailError
 from vitrail.tables import read_rows
 
@@ -201,11 +201,8 @@ class TarRows:
     def _source(self, number: int, side: int, folder: Path) -> str | Path:
         place, offset, size = (int(value) for value in self._places[number, side])
         name = self._name(number, side)
-        # Opened anew for each sample: a handle kept open would be shared, with its position, by forked workers.
         try:
-            with self.shards[place].open("rb") as file:
-                file.seek(offset)
-                data = file.read(size)
+            data = read_span(self.shards[place], offset, size)
         except OSError as error:
             raise CorruptSample(name, error.strerror or str(error)) from None
         if self.senses[side].name == "text":
@@ -235,11 +232,8 @@ def _fields(shard: Path, members: Sequence[Member]) -> dict[str, Any]:
     """What the .json of a sample holds."""
     for member in members:
         if member.suffix == "json":
-            with shard.open("rb") as file:
-                file.seek(member.offset)
-                data = file.read(member.size)
             try:
-                fields = json.loads(data)
+                fields = json.loads(read_span(shard, member.offset, member.size))
             except ValueError as error:
                 raise FileError(f"Cannot read {shard}/{member.name}: {error}; mend the JSON.") from None
             return fields if isinstance(fields, dict) else {}

@@ -127,14 +127,17 @@ def run_embed(arguments: argparse.Namespace) -> int:
     sources = _known(model, with_sound(sources))
     entries, vectors, failed = [], [], []
     with progress() as bar:
-        for source in bar.track(sources, description="Embedding"):
-            (made,) = embed_sources(model, [source], arguments.batch_size, arguments.clips)
-            if isinstance(made, VitrailError):
-                failed.append(str(made))
-                continue
-            for span, vector in zip(made.spans, made.vectors, strict=True):
-                entries.append(Entry(source.name, source.modality, *(span or (None, None))))
-                vectors.append(vector)
+        job = bar.add_task("Embedding", total=len(sources))
+        for begin in range(0, len(sources), arguments.batch_size):
+            few = sources[begin : begin + arguments.batch_size]
+            for source, made in zip(few, embed_sources(model, few, arguments.batch_size, arguments.clips), strict=True):
+                bar.advance(job)
+                if isinstance(made, VitrailError):
+                    failed.append(str(made))
+                    continue
+                for span, vector in zip(made.spans, made.vectors, strict=True):
+                    entries.append(Entry(source.name, source.modality, *(span or (None, None))))
+                    vectors.append(vector)
     _complain(failed)
     if not entries:
         raise FileError("No file could be embedded; nothing was written.")

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitrail.data.corrupt import CorruptSample
+from vitrail.data.corrupt import CorruptSample, check_holds_data
 from vitrail.errors import VitrailError
 
 RATE = 16_000
@@ -133,10 +133,7 @@ def open_sound(path: str | Path) -> Sound:
         VitrailError: the package that reads sound is missing.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CorruptSample(path, "there is no such file")
-    if not path.stat().st_size:
-        raise CorruptSample(path, "it is empty")
+    check_holds_data(path)
     soundfile = _package("soundfile")
     try:
         info = soundfile.info(str(path))

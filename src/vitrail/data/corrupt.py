@@ -22,3 +22,11 @@ class CorruptSample(FileError):  # noqa: N818 (a sample, of which the error tell
 
     def __str__(self) -> str:
         return f"Cannot read {self.path}: {self.reason}; mend or remove it, or skip such files with on_corrupt=skip."
+
+
+def check_holds_data(path: Path) -> None:
+    """Raises CorruptSample if there is no such file, or it is empty: decoders tell neither clearly."""
+    if not path.is_file():
+        raise CorruptSample(path, "there is no such file")
+    if not path.stat().st_size:
+        raise CorruptSample(path, "it is empty")

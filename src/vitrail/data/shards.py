@@ -57,6 +57,17 @@ def _options(choice: str) -> list[str]:
     return [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
 
 
+def read_span(shard: Path, offset: int, size: int) -> bytes:
+    """So many bytes of a tar, which is opened anew: forked workers would share a handle that is kept, and its position.
+
+    Raises:
+        OSError: as of any file.
+    """
+    with shard.open("rb") as file:
+        file.seek(offset)
+        return file.read(size)
+
+
 def read_members(shard: Path) -> Iterator[Member]:
     """The members of a tar that are files, from its headers.
 

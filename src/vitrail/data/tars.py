@@ -18,7 +18,7 @@ from vitrail.data.images import SUFFIXES, read_image
 from vitrail.data.labels import NO_LABEL, LabelEncoder
 from vitrail.data.paths import PathIndex
 from vitrail.data.samples import LabelledImage, UnlabelledImage, as_sample
-from vitrail.data.shards import Member, read_members
+from vitrail.data.shards import Member, read_members, read_span
 from vitrail.errors import FileError
 from vitrail.files import atomic_path, cache_folder
 
@@ -103,11 +103,8 @@ class TarImages:
     def __getitem__(self, number: int) -> LabelledImage | UnlabelledImage:
         number = range(len(self))[number]
         shard, name = self._place(number)
-        # Opened anew for each sample: a handle kept open would be shared, with its position, by forked workers.
         try:
-            with Path(shard).open("rb") as file:
-                file.seek(int(self._offsets[number]))
-                data = file.read(int(self._sizes[number]))
+            data = read_span(Path(shard), int(self._offsets[number]), int(self._sizes[number]))
         except OSError as error:
             raise CorruptSample(name, error.strerror or str(error)) from None
         image = read_image(io.BytesIO(data), name=name, at_least=self.at_least)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vitrail.data.corrupt import CorruptSample
+from vitrail.data.corrupt import CorruptSample, check_holds_data
 from vitrail.errors import VitrailError
 
 SUFFIXES = frozenset(
@@ -94,10 +94,7 @@ def open_video(path: str | Path) -> Video:
         VitrailError: the package that reads video is missing.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CorruptSample(path, "there is no such file")
-    if not path.stat().st_size:
-        raise CorruptSample(path, "it is empty")
+    check_holds_data(path)
     av = _package()
     try:
         with av.open(str(path), metadata_errors="replace") as container:

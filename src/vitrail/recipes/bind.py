@@ -234,9 +234,7 @@ def _seen(folder: str, bound: Modality) -> BindTraining:
         validation=Pairs(table / "test.csv", "image", bound.name),
         frozen=("image.backbone",),
         weights="runs/tower",
-        optimizer=OptimizerConfig(
-            lr=2e-3, lr_batch_size=None, weight_decay=0.05, betas=(0.9, 0.95), warmup_epochs=10, min_lr=0.0, clip=1.0
-        ),
+        optimizer=replace(_SMALL_OPTIMIZER, lr=2e-3, warmup_epochs=10),
         loop=Loop(epochs=200, batch_size=64, precision="bf16-mixed", log_every=20, evaluate_every=50),
     )
 
