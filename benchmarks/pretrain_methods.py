@@ -156,6 +156,8 @@ def fine_tuning(row: Row, weights: Path | None, arguments: argparse.Namespace, s
         load_recipe("pretrain_finetune_mini"), arguments, arguments.tuning_epochs, arguments.tuning_batch_size, seed
     )
     optimizer = experiment.optimizer
+    if arguments.layer_decay is not None:
+        optimizer = replace(optimizer, layer_decay=arguments.layer_decay)
     if weights is None:  # nothing in the early layers is worth keeping
         optimizer = replace(optimizer, layer_decay=None)
     if row.labels is not None:
@@ -229,6 +231,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, nargs="+", default=[200], help="of pre-training; the last one counts")
     parser.add_argument("--labels", type=int, nargs="+", default=[5, 10, 20], help="of each class, for labels")
     parser.add_argument("--tuning-epochs", type=float, default=50)
+    parser.add_argument("--layer-decay", type=float, help="of fine-tuning, instead of the recipe's")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--tuning-batch-size", type=int, default=32)
     parser.add_argument("--size", type=int, default=64)

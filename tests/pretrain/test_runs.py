@@ -1,5 +1,7 @@
 """Whole runs: resumed, in several processes, in half precision, in micro batches; and what becomes of their weights."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -85,6 +87,29 @@ def test_half_precision_is_close(tiny, tmp_path, method):
         return read_curves(fit(experiment, tmp_path / precision).folder)["train/loss"][-1][1]
 
     assert loss("bf16-mixed") == pytest.approx(loss("32-true"), rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_compiled_is_eager_to_rounding(photos, tmp_path, method):
+    """But for stochastic depth, whose random numbers are the compiler's own."""
+    sizes = {"width": 32, "depth": 1, "heads": 2, "image-size": 32, "drop-path": 0.0}
+    options = {f"backbone.{name}": value for name, value in sizes.items()}
+    if method == "dino":
+        options |= {"crops.first.size": 32, "crops.second.size": 32, "crops.small.size": 16}
+    else:
+        options |= {"view.size": 32, "tokenizer.words": 16}
+    options |= {"data.root": photos / "test", "validation": None, "loader.workers": 0}
+    options |= {"loop.steps": 3, "loop.batch-size": 4, "loop.log-every": 1, "loop.accelerator": "cpu"}
+    words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
+    for way in ("no-compile", "compile"):
+        command = [sys.executable, "-m", "vitrail", "train", f"{method}_mini", "-o", str(tmp_path / way), *words]
+        subprocess.run([*command, "--loop.precision", "32-true", f"--loop.{way}"], check=True)
+    eager, compiled = (load(tmp_path / way).tensors("model") for way in ("no-compile", "compile"))
+    assert eager.keys() == compiled.keys()
+    for name, value in eager.items():
+        torch.testing.assert_close(compiled[name], value, rtol=1e-4, atol=1e-5)
+    assert any(not torch.equal(compiled[name], value) for name, value in eager.items())  # else nothing was compiled
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -36,7 +36,7 @@ class Loop:
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     """Several processes each keep the whole model (ddp) or a share of every tensor (fsdp); auto: ddp."""
     compile: bool = False
-    """Compile the task with torch.compile."""
+    """Compile the task with torch.compile; what it draws at random, such as stochastic depth, differs from eager."""
     ema: float | None = None
     """Decay a step of the moving average of the weights that is evaluated and saved beside them; None: no average."""
     log_every: int = 50
