@@ -106,6 +106,7 @@ def sized(experiment: Any, arguments: argparse.Namespace, epochs: float, batch_s
         batch_size=batch_size,
         seed=seed,
         precision=arguments.precision,
+        compile=arguments.compile,
         evaluate_every=max(1.0, epochs / 10),
         monitor=None,
     )
@@ -117,6 +118,7 @@ def sized(experiment: Any, arguments: argparse.Namespace, epochs: float, batch_s
             arguments.label_column,
             classes=arguments.classes,
             class_column=arguments.class_column,
+            at_least=arguments.at_least,
         ),
         validation=arguments.validation,
         backbone=network,
@@ -231,6 +233,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, nargs="+", default=[200], help="of pre-training; the last one counts")
     parser.add_argument("--labels", type=int, nargs="+", default=[5, 10, 20], help="of each class, for labels")
     parser.add_argument("--tuning-epochs", type=float, default=50)
+    parser.add_argument("--at-least", type=int, help="decode large JPEGs smaller, but not below so many pixels")
+    parser.add_argument("--compile", action="store_true", help="by torch.compile: twice as fast on a CPU")
     parser.add_argument("--layer-decay", type=float, help="of fine-tuning, instead of the recipe's")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--tuning-batch-size", type=int, default=32)
