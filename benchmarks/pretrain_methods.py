@@ -3,16 +3,16 @@
     python benchmarks/pretrain_methods.py --parts methods --data grocery/train --validation grocery/test
     python benchmarks/pretrain_methods.py --parts tokenizers ablation --data flowers17/train --validation flowers17/test
     python benchmarks/pretrain_methods.py --parts epochs --epochs 50 200 800 --data ...
-    python benchmarks/pretrain_methods.py --parts labels --labels 5 10 20 --data ...
+    python benchmarks/pretrain_methods.py --parts methods --labels 10 20 --data ...
 
 methods     random initialisation, SplitMask, BEiT, DINO (Tables 4.1 and 4.6)
 tokenizers  SplitMask with random projection, random patches, k-means, and --program, a learned one (Table 4.2)
 ablation    BEiT, and SplitMask with its losses switched off one by one, with times relative to BEiT's (Table 4.8)
 epochs      SplitMask for several numbers of epochs, those of --epochs (Figures 4.3 and 4.6)
-labels      random initialisation and SplitMask, fine-tuned on --labels images of each class only, and on all
 
 Every row is pre-trained on the training images without their labels, once a seed, and fine-tuned on them with labels,
-all rows alike. Finished runs are not run again. Writes a CSV file and a table in Markdown for each part.
+all rows alike: on all of them, and, as --labels says, on so many of each class only. Finished runs are not run again.
+Writes a CSV file and a table in Markdown for each part.
 """
 
 import argparse
@@ -34,8 +34,6 @@ from vitrail.files import write_text
 from vitrail.recipes import load_recipe, train
 from vitrail.tables import write_rows, write_table
 
-HEADER = ["pre-training", "epochs", "fine-tuned top-1 (%)", "deviation", "k-NN (%)", "images/s", "step times BEiT's"]
-
 
 @dataclass(frozen=True)
 class Row:
@@ -45,8 +43,6 @@ class Row:
     method: str | None
     epochs: float
     fields: dict[str, Any] = field(default_factory=dict)
-    labels: int | None = None
-    """Images of each class to fine-tune on; None: all."""
 
     @property
     def run(self) -> str:
@@ -84,10 +80,6 @@ def rows_of(part: str, arguments: argparse.Namespace) -> list[Row]:
             Row("split, match", "splitmask", epochs, {"inpaint": False}),
             Row("split, inpaint, match", "splitmask", epochs),
         ]
-    if part == "labels":
-        kinds = [("none", None, 0.0), ("SplitMask", "splitmask", epochs)]
-        rows = [Row(f"{name}, {n} labels a class", *rest, labels=n) for n in arguments.labels for name, *rest in kinds]
-        return [*rows, *(Row(f"{name}, all labels", *rest) for name, *rest in kinds)]
     return [Row("none", None, 0), *(Row("SplitMask", "splitmask", number) for number in arguments.epochs)]
 
 
@@ -153,7 +145,8 @@ def some_labels(data: ImageData, count: int, seed: int, path: Path) -> ImageData
     return replace(data, root=every.root, list=path, label_column=1)
 
 
-def fine_tuning(row: Row, weights: Path | None, arguments: argparse.Namespace, seed: int) -> Experiment:
+def fine_tuning(weights: Path | None, labels: int | None, arguments: argparse.Namespace, seed: int) -> Experiment:
+    """On so many labelled images of each class, or on all."""
     experiment: Any = sized(
         load_recipe("pretrain_finetune_mini"), arguments, arguments.tuning_epochs, arguments.tuning_batch_size, seed
     )
@@ -162,9 +155,9 @@ def fine_tuning(row: Row, weights: Path | None, arguments: argparse.Namespace, s
         optimizer = replace(optimizer, layer_decay=arguments.layer_decay)
     if weights is None:  # nothing in the early layers is worth keeping
         optimizer = replace(optimizer, layer_decay=None)
-    if row.labels is not None:
-        path = arguments.output / f"labels_{row.labels}_{seed}.csv"
-        experiment = replace(experiment, data=some_labels(experiment.data, row.labels, seed, path))
+    if labels is not None:
+        path = arguments.output / f"labels_{labels}_{seed}.csv"
+        experiment = replace(experiment, data=some_labels(experiment.data, labels, seed, path))
     return replace(
         experiment,
         weights=weights and str(weights),
@@ -185,42 +178,68 @@ def finished(experiment: Experiment, folder: Path) -> dict[str, float]:
     return load(last).header.metrics | speed
 
 
-def table(part: str, arguments: argparse.Namespace) -> list[Sequence[str]]:
-    measured = []
-    for row in rows_of(part, arguments):
-        accuracies, neighbours, speeds = [], [], []
-        for seed in range(arguments.seeds):
-            name = f"{row.run}_{row.epochs:g}_{seed}"
-            weights = None
-            if row.method is not None:
-                weights = arguments.output / "runs" / name
-                metrics = finished(pretraining(row, arguments, seed), weights)
-                neighbours.append(metrics.get("knn", float("nan")))
-                speeds.append(metrics.get("images_per_second", float("nan")))
-            tuned = "tuned" if row.labels is None else f"tuned_{row.labels}"
-            folder = arguments.output / "runs" / f"{name}_{tuned}"
-            finished(fine_tuning(row, weights, arguments, seed), folder)
+@dataclass
+class Measured:
+    """Of one row, a figure a seed."""
+
+    top1: dict[int | None, list[float]]
+    """Fine-tuned accuracy by the labelled images of each class, None: all; 0 to 1, as the next."""
+    neighbours: list[float] = field(default_factory=list)
+    images_per_second: list[float] = field(default_factory=list)
+
+
+def measure(row: Row, arguments: argparse.Namespace) -> Measured:
+    found = Measured({labels: [] for labels in (*arguments.labels, None)})
+    for seed in range(arguments.seeds):
+        name = f"{row.run}_{row.epochs:g}_{seed}"
+        weights = None
+        if row.method is not None:
+            weights = arguments.output / "runs" / name
+            metrics = finished(pretraining(row, arguments, seed), weights)
+            found.neighbours.append(metrics.get("knn", float("nan")))
+            found.images_per_second.append(metrics.get("images_per_second", float("nan")))
+        for labels, accuracies in found.top1.items():
+            folder = arguments.output / "runs" / f"{name}_tuned{'' if labels is None else f'_{labels}'}"
+            finished(fine_tuning(weights, labels, arguments, seed), folder)
             accuracies.append(read_curves(folder)["validation/top1"][-1][1])
-        measured.append((row, accuracies, neighbours, speeds))
-    beit = next((statistics.mean(speeds) for row, _, _, speeds in measured if row.method == "beit"), None)
-    return [
-        (
-            row.name,
-            f"{row.epochs:g}",
-            f"{100 * statistics.mean(accuracies):.1f}",
-            f"{100 * statistics.stdev(accuracies):.1f}" if len(accuracies) > 1 else "",
-            f"{100 * statistics.mean(neighbours):.1f}" if neighbours else "",
-            f"{statistics.mean(speeds):.4g}" if speeds else "",
-            f"{beit / statistics.mean(speeds):.2f}" if beit and speeds else "",
+    return found
+
+
+def percent(shares: Sequence[float]) -> str:
+    """Mean and standard deviation; nothing of nothing."""
+    if not shares:
+        return ""
+    deviation = f" ± {100 * statistics.stdev(shares):.1f}" if len(shares) > 1 else ""
+    return f"{100 * statistics.mean(shares):.1f}{deviation}"
+
+
+def table(part: str, arguments: argparse.Namespace) -> tuple[list[str], list[Sequence[str]]]:
+    """Names of columns, and rows."""
+    tuned = ["all" if labels is None else str(labels) for labels in (*arguments.labels, None)]
+    header = ["pre-training", "epochs", *(f"top-1 (%), {labels} labels a class" for labels in tuned)]
+    header += ["k-NN (%)", "images/s", "step times BEiT's"]
+    measured = [(row, measure(row, arguments)) for row in rows_of(part, arguments)]
+    beit = next((statistics.mean(found.images_per_second) for row, found in measured if row.method == "beit"), None)
+    rows: list[Sequence[str]] = []
+    for row, found in measured:
+        speed = statistics.mean(found.images_per_second) if found.images_per_second else None
+        rows.append(
+            [
+                row.name,
+                f"{row.epochs:g}",
+                *(percent(accuracies) for accuracies in found.top1.values()),
+                percent(found.neighbours),
+                f"{speed:.4g}" if speed else "",
+                f"{beit / speed:.2f}" if beit and speed else "",
+            ]
         )
-        for row, accuracies, neighbours, speeds in measured
-    ]
+    return header, rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--parts", nargs="+", choices=("methods", "tokenizers", "ablation", "epochs", "labels"), default=["methods"]
+        "--parts", nargs="+", choices=("methods", "tokenizers", "ablation", "epochs"), default=["methods"]
     )
     parser.add_argument("--data", type=Path, required=True, help="labelled training images: class folders, or --list")
     parser.add_argument("--validation", type=Path, required=True, help="test images: class folders, or a list")
@@ -231,7 +250,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("pretrain_methods"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=float, nargs="+", default=[200], help="of pre-training; the last one counts")
-    parser.add_argument("--labels", type=int, nargs="+", default=[5, 10, 20], help="of each class, for labels")
+    parser.add_argument("--labels", type=int, nargs="+", default=[], help="fine-tune on so many of each class too")
     parser.add_argument("--tuning-epochs", type=float, default=50)
     parser.add_argument("--at-least", type=int, help="decode large JPEGs smaller, but not below so many pixels")
     parser.add_argument("--compile", action="store_true", help="by torch.compile: twice as fast on a CPU")
@@ -249,7 +268,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     for part in arguments.parts:
-        text = write_table(arguments.output / part, HEADER, table(part, arguments))
+        text = write_table(arguments.output / part, *table(part, arguments))
         print(f"{part}\n\n{text}")
 
 
