@@ -26,7 +26,7 @@ from vitrail.bind.training import BindTraining, Pairs
 from vitrail.data.loader import LoaderConfig
 from vitrail.recipes import load_recipe, train
 from vitrail.tables import write_table
-from vitrail.weights.backbones import open_backbone
+from vitrail.weights import open_network
 
 PARTS = ("alignment", "towers")
 UNTRAINED = "untrained"
@@ -57,7 +57,8 @@ def with_tower(experiment: BindTraining, weights: str | None) -> BindTraining:
     """The experiment with the backbone of some weights, and with pictures prepared as it knows them."""
     if weights is None:
         return replace(experiment, weights=None)
-    backbone, transform = open_backbone(weights)
+    network = open_network(weights)
+    backbone, transform = network.model, network.transform
     image: Any = experiment.model.modalities["image"]
     image = replace(image, backbone=backbone.config, size=transform.size, mean=transform.mean, std=transform.std)
     model = replace(experiment.model, modalities={**experiment.model.modalities, "image": image})

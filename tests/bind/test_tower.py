@@ -29,7 +29,7 @@ from vitrail.pretrain.splitmask import SplitMask
 from vitrail.pretrain.tokenizers import TokenizerConfig
 from vitrail.pretrain.views import View
 from vitrail.recipes import train
-from vitrail.weights.backbones import open_backbone
+from vitrail.weights import open_network
 
 VIT = ViTConfig(width=16, depth=2, heads=2, patch_size=8, image_size=16, pooling="mean")
 XCIT = XCiTConfig(width=16, depth=1, heads=2, class_depth=1)
@@ -124,7 +124,7 @@ def test_pictures_are_normalized_as_the_backbone_knows_them(streets):
 def test_a_pretrained_tower_stays_and_another_sense_learns(experiment, pretrained, streets):
     train(replace(experiment, weights=str(pretrained)), streets / "run")
     model = ImageBind.load(streets / "run")
-    backbone, _ = open_backbone(pretrained)
+    backbone = open_network(pretrained).model
     state = model.encoders["image"].backbone.state_dict()
     assert all(torch.equal(state[name], value) for name, value in backbone.state_dict().items())
     seed_all(experiment.loop.seed)
@@ -153,7 +153,7 @@ def test_averages_of_batches_stay_too(experiment, streets):
 def test_one_that_is_not_frozen_starts_from_its_weights_and_learns(experiment, pretrained, streets):
     train(replace(experiment, weights=str(pretrained), frozen=()), streets / "run")
     tower = ImageBind.load(streets / "run").encoders["image"].backbone.state_dict()
-    known = open_backbone(pretrained)[0].state_dict()
+    known = open_network(pretrained).model.state_dict()
     apart = {name: float((tower[name] - value).abs().max()) for name, value in known.items()}
     assert 0 < max(apart.values()) < 0.05  # three steps of 0.01 at most from where it began
 

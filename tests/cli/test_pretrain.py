@@ -36,6 +36,19 @@ def test_probe(pretrained, run, photos, tmp_path, capsys):
     assert "layers 0 to 1, but 7 was asked for" in capsys.readouterr().err
 
 
+def test_exported_it_has_the_same_features(pretrained, photos, tmp_path, capsys):
+    data = ["--data", str(photos / "train"), "--validation", str(photos / "test"), "--device", "cpu", "--knn"]
+    exported = tmp_path / "features.safetensors"
+    assert main(["export", str(pretrained), "-o", str(exported)]) == 0
+    assert capsys.readouterr().out == f"Wrote {exported}\n"
+    figures = []
+    for model in (pretrained, exported):
+        assert main(["pretrain", "probe", str(model), *data]) == 0
+        figures.append([line.split()[-1] for line in capsys.readouterr().out.splitlines()])
+    assert figures[0] == figures[1]
+    assert main(["recognize", "classify", str(exported), "photo.jpg"]) == 1
+
+
 def test_show(pretrained, run, photos, tmp_path, capsys):
     picture, output = str(next((photos / "test").glob("*/*.webp"))), tmp_path / "shown.png"
     assert main(["pretrain", "show", str(pretrained), picture, "-o", str(output)]) == 0

@@ -13,7 +13,7 @@ from vitrail.engine.loop import fit
 from vitrail.pretrain.dino import Views
 from vitrail.pretrain.masks import MaskedImage
 from vitrail.recipes import load_recipe, train
-from vitrail.weights.backbones import open_backbone
+from vitrail.weights import open_network
 
 METHODS = ("splitmask", "beit", "dino")
 GOLDEN = {"splitmask": 4.580006, "beit": 2.999376, "dino": 3.306134}
@@ -118,9 +118,10 @@ def test_a_run_opens_with_what_it_learned(tiny, tmp_path, method):
     result = train(experiment, tmp_path / "run")
     opened, task = open_task(result.folder)
     assert opened == experiment
-    backbone, transform = open_backbone(result.folder)
+    network = open_network(result.folder)
     images = torch.randn(2, 3, 32, 32)
-    assert torch.equal(backbone(images), task.backbone(images)) and transform == experiment.eval_transform
+    assert torch.equal(network.model(images), task.backbone(images))
+    assert (network.transform, network.classes) == (experiment.eval_transform, ())
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -29,3 +29,11 @@ def fill(model: nn.Module, seed: int = 0) -> nn.Module:
 @pytest.fixture(name="fill")
 def fill_fixture():
     return fill
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A cache that holds a file where a published one would be, with other contents."""
+    monkeypatch.setenv("VITRAIL_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
+    return tmp_path / "cache"

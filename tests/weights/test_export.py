@@ -10,7 +10,7 @@ from vitrail.backbones.xcit import XCiTConfig
 from vitrail.data.augmentation import EvalTransform
 from vitrail.errors import VitrailError
 from vitrail.recognize.classify import Classifier
-from vitrail.weights import export
+from vitrail.weights import Network, export
 from vitrail.weights.export import METADATA
 
 CONFIGS = {
@@ -49,6 +49,14 @@ def test_onnx_of_any_size(classifier, tmp_path):
     check(classifier, lambda images: torch.from_numpy(np.asarray(session.run(None, {"images": images.numpy()})[0])))
     check_metadata(session.get_modelmeta().custom_metadata_map[METADATA], classifier)
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_features_as_onnx(tmp_path, fill):
+    network = Network(fill(CONFIGS["vit"].build()), EvalTransform(size=64))
+    export(network, tmp_path / "features.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "features.onnx")
+    assert [o.name for o in session.get_outputs()] == ["features"]
+    check(network, lambda images: torch.from_numpy(np.asarray(session.run(None, {"images": images.numpy()})[0])))
 
 
 @pytest.mark.filterwarnings("ignore:The given buffer is not writable:UserWarning")

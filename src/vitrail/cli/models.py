@@ -15,7 +15,11 @@ def add_verbs(verbs: Any) -> None:
     models.set_defaults(run=run_models)
 
     export = verbs.add_parser("export", help="write a network as ONNX, torch.export program or safetensors")
-    export.add_argument("model", metavar="MODEL", help="a checkpoint or the name of published weights, or a codec")
+    export.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a classifier or pre-trained network (checkpoint, run or published name), or a codec",
+    )
     export.add_argument("-o", "--output", required=True, metavar="FILE", help="ends in .onnx, .pt2 or .safetensors")
     export.set_defaults(run=run_export)
 
@@ -49,6 +53,6 @@ def run_export(arguments: argparse.Namespace) -> int:
     else:
         from vitrail import weights
 
-        weights.export(weights.load_classifier(arguments.model), arguments.output)
+        weights.export(weights.open_network(arguments.model), arguments.output)
     print(f"Wrote {arguments.output}")
     return 0

@@ -54,14 +54,15 @@ def run_probe(arguments: argparse.Namespace) -> int:
     from vitrail.data.datasets import ImageData
     from vitrail.plots import check_format
     from vitrail.pretrain.probe import OUTPUT, extract, plot_layers, probe
-    from vitrail.weights.backbones import open_backbone
+    from vitrail.weights import open_network
 
     if arguments.plot:
         check_format(arguments.plot)
     place, optional = device(arguments.device), lambda path: Path(path) if path else None
     curves, rows = {}, []
     for name in arguments.models:
-        backbone, transform = open_backbone(name)
+        network = open_network(name)
+        backbone, transform = network.model, network.transform
         transform = replace(transform, size=arguments.size) if arguments.size else transform
         layers = _layers(arguments.layers, getattr(backbone.config, "depth", 4))
         train = ImageData(Path(arguments.data), optional(arguments.list), arguments.label_column)

@@ -1,4 +1,4 @@
-"""Classifiers for use elsewhere: safetensors, torch.export programs, ONNX."""
+"""Networks for use elsewhere: safetensors, torch.export programs, ONNX."""
 
 import copy
 import json
@@ -21,21 +21,22 @@ from vitrail.files import atomic_path
 
 if TYPE_CHECKING:
     from vitrail.recognize.classify import Classifier
+    from vitrail.weights.networks import Network
 
-METADATA = "vitrail.classifier"
+METADATA = "vitrail.network"
 """Under this name every exported file carries JSON: the backbone's configuration, the classes, the transform."""
 
 ONNX_LIMIT = 2**31  # bytes: protocol buffers hold no more
 
-TOLERANCE = 1e-4  # of the largest logit
+TOLERANCE = 1e-4  # of the largest output
 
 
-def export(classifier: "Classifier", path: str | Path) -> None:
-    """Writes a classifier in the format of the suffix.
+def export(network: "Classifier | Network", path: str | Path) -> None:
+    """Writes a classifier, or a network that gives features, in the format of the suffix.
 
-    - `.safetensors`: the weights; `load_classifier` opens it again.
+    - `.safetensors`: the weights; `open_network` opens it again, and `load_classifier` if it is one.
     - `.pt2`: a torch.export program, `torch.export.load(path).module()`, that needs torch alone.
-    - `.onnx`: for onnxruntime and others; input `images`, output `logits`.
+    - `.onnx`: for onnxruntime and others; input `images`, output `logits` or, without classes, `features`.
 
     Programs take pictures of any number, height and width above one patch, [B, 3, H, W] float32, normalised by the
     transform in the metadata. Before the file appears, it is run at two other sizes and compared with the model.
@@ -51,15 +52,15 @@ def export(classifier: "Classifier", path: str | Path) -> None:
     }
     if path.suffix not in writers:
         raise VitrailError(f"Cannot export to {path}: its name must end in {', '.join(writers)}.")
-    if not isinstance(classifier.model, XCiT | ViT | ResNet):
+    if not isinstance(network.model, XCiT | ViT | ResNet):
         raise VitrailError(
-            f"A {type(classifier.model).__name__} cannot be exported; export the network as it was loaded or trained."
+            f"A {type(network.model).__name__} cannot be exported; export the network as it was loaded or trained."
         )
-    model = copy.deepcopy(classifier.model).cpu().float().eval().requires_grad_(False)
+    model = copy.deepcopy(network.model).cpu().float().eval().requires_grad_(False)
     metadata = {
         "backbone": to_json(model.config),
-        "classes": list(classifier.classes),
-        "transform": to_json(classifier.transform),
+        "classes": list(network.classes),
+        "transform": to_json(network.transform),
     }
     with atomic_path(path) as temporary:
         try:
@@ -92,9 +93,10 @@ def _write_onnx(model: nn.Module, metadata: dict[str, str], path: Path) -> None:
         raise VitrailError("ONNX needs packages that are not installed: pip install 'vitrail[export]'.") from None
     if sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()) > ONNX_LIMIT:
         raise VitrailError("The model is above 2 GB, more than one ONNX file holds; export it as .pt2.")
+    output = "logits" if model.num_classes else "features"
     with _known_warnings():
         program = torch.onnx.export(
-            _trace(model), dynamo=True, input_names=["images"], output_names=["logits"], verbose=False
+            _trace(model), dynamo=True, input_names=["images"], output_names=[output], verbose=False
         )
     assert program is not None
     program.model.graph.inputs[0].shape = onnxscript.ir.Shape(["batch", 3, "height", "width"])

@@ -1,28 +1,21 @@
 """Models by name, with weights by name or from a file."""
 
 import dataclasses
-import json
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
-from vitrail.backbones import MODELS, BackboneConfig
+from vitrail.backbones import MODELS
 from vitrail.backbones.resnet import ResNet
 from vitrail.backbones.vit import ViT
 from vitrail.backbones.xcit import XCiT
-from vitrail.config import from_json
-from vitrail.data.augmentation import EvalTransform
 from vitrail.download import fetch
-from vitrail.errors import FileError, VitrailError
+from vitrail.errors import VitrailError
 from vitrail.tensors import read_tensors
 from vitrail.weights.convert import BackboneWeights, Head, LoadReport, find_backbone, load_backbone
-from vitrail.weights.export import METADATA
 from vitrail.weights.published import PUBLISHED, find_weights
-
-if TYPE_CHECKING:
-    from vitrail.recognize.classify import Classifier
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -85,67 +78,6 @@ def load_weights(model: nn.Module, weights: str | Path, head: Head = "load") -> 
         VitrailError: no such weights, a damaged or foreign file, or weights that do not fit.
     """
     return load_backbone(model, _read(weights), head, str(weights))
-
-
-def load_classifier(weights: str | Path) -> "Classifier":
-    """A classifier in evaluation mode, with its class names and its transform.
-
-    Args:
-        weights: a published name, a checkpoint of ours, the folder of a run, or a file that `export` wrote.
-
-    Raises:
-        VitrailError: no such weights, a file that does not say what it is, or one that knows no classes.
-    """
-    from vitrail.recognize.classify import Classification, Classifier
-
-    path = Path(weights)
-    if not path.exists():
-        published = find_weights(str(weights))
-        if not published.num_classes:
-            raise VitrailError(f"{weights} has no head, only features; train one on it, or take weights for classes.")
-        return Classifier(create_model(published.name), imagenet_classes(), published.transform)
-    if path.is_file():
-        tensors, metadata = read_tensors(path)
-        if METADATA in metadata:
-            return _exported_classifier(path, find_backbone(tensors, str(path)), metadata[METADATA])
-        if "vitrail" not in metadata:
-            raise FileError(
-                f"{path} does not say which model and which classes it is for; "
-                "use create_model(name, weights=file), or export it with Vitrail first."
-            )
-    from vitrail.engine.checkpoint import open_task
-
-    experiment, task = open_task(path)
-    if not isinstance(experiment, Classification):
-        raise FileError(
-            f"{path} is no classifier but a {type(experiment).__name__}; take a checkpoint of a classifier."
-        )
-    return Classifier(task.backbone, experiment.classes or (), experiment.eval_transform)
-
-
-def imagenet_classes() -> tuple[str, ...]:
-    """Names of ImageNet's 1000 classes, in the order of the logits."""
-    from timm.data import ImageNetInfo
-
-    info = ImageNetInfo("imagenet-1k")
-    return tuple(info.index_to_description(index) for index in range(info.num_classes()))
-
-
-def _exported_classifier(path: Path, backbone: BackboneWeights, description: str) -> "Classifier":
-    from vitrail.recognize.classify import Classifier
-
-    damaged = FileError(f"{path} does not say which model, classes and transform it is for; export it anew.")
-    try:
-        metadata = json.loads(description)
-        config, classes, transform = (from_json(metadata[key]) for key in ("backbone", "classes", "transform"))
-    except (ValueError, TypeError, KeyError):
-        raise damaged from None
-    whole = isinstance(config, BackboneConfig) and isinstance(transform, EvalTransform) and isinstance(classes, tuple)
-    if not whole or len(classes) != backbone.num_classes:
-        raise damaged
-    model = config.build(backbone.num_classes).eval()
-    load_backbone(model, backbone, where=str(path))
-    return Classifier(model, classes, transform)
 
 
 def _read(weights: str | Path) -> BackboneWeights:
