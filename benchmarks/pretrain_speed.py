@@ -3,8 +3,8 @@
     python benchmarks/pretrain_speed.py --model vit_small_patch16_224 --batch 64 --data photos --output speed
 
 The peers are BEiT and MAE written here around timm's ViT of the same size, as their papers describe them, without
-augmentation, on the same pictures. A step is forward, backward and AdamW. Waiting is the share of a training's time,
-data loading in this many workers and the step together, that the step does not need.
+augmentation, on the same pictures. A step is forward, backward and AdamW. Waiting is the share of a training's time in
+which its step has no batch to go on with, data being loaded in this many workers.
 """
 
 import argparse
@@ -135,17 +135,21 @@ def measure(
     return {"method": name, "seconds": taken, "memory": peak / 2**20, "words": words, "waiting": None, "step": step}
 
 
-def waiting(step: Callable[[], None], taken: float, experiment: Pretraining, arguments: argparse.Namespace) -> float:
-    """The share of time that a training with workers takes beyond its steps."""
+def waiting(step: Callable[[], None], experiment: Pretraining, arguments: argparse.Namespace) -> float:
+    """The share of time in which a training with workers has no batch to go on with."""
     steps = arguments.rounds + 2
     loader = LoaderConfig(workers=arguments.workers)
     batches = training_batches(experiment.train_dataset(), batch_size=arguments.batch, steps=steps, loader=loader)
     next(batches), next(batches)  # the workers have begun
-    begun = time.perf_counter()
-    for _ in batches:
+    waited, begun = 0.0, time.perf_counter()
+    for _ in range(arguments.rounds):
+        asked = time.perf_counter()
+        next(batches)
+        waited += time.perf_counter() - asked
         step()
-    whole = time.perf_counter() - begun
-    return max(0.0, 1 - arguments.rounds * taken / whole)
+        if arguments.device.startswith("cuda"):
+            torch.cuda.synchronize()
+    return waited / (time.perf_counter() - begun)
 
 
 def main() -> None:
@@ -181,7 +185,7 @@ def main() -> None:
         else:
             module = experiment.build_task()
             result = measure(method, module, lambda b, task=module: task(b, "train")["loss"], batch, arguments)
-            result["waiting"] = waiting(result["step"], result["seconds"], experiment, arguments)
+            result["waiting"] = waiting(result["step"], experiment, arguments)
         results.append(result)
 
     beit = next((result["seconds"] for result in results if result["method"] == "beit"), None)
