@@ -11,7 +11,7 @@ from vitrail.data.augmentation import EvalTransform
 from vitrail.errors import VitrailError
 from vitrail.recognize.classify import Classifier
 from vitrail.weights import Network, export
-from vitrail.weights.export import METADATA
+from vitrail.weights.networks import METADATA
 
 CONFIGS = {
     "xcit": XCiTConfig(width=32, heads=4, depth=1, class_depth=1),

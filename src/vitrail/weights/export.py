@@ -18,13 +18,10 @@ from vitrail.backbones.xcit import XCiT
 from vitrail.config import to_json
 from vitrail.errors import VitrailError
 from vitrail.files import atomic_path
+from vitrail.weights.networks import METADATA, Network
 
 if TYPE_CHECKING:
     from vitrail.recognize.classify import Classifier
-    from vitrail.weights.networks import Network
-
-METADATA = "vitrail.network"
-"""Under this name every exported file carries JSON: the backbone's configuration, the classes, the transform."""
 
 ONNX_LIMIT = 2**31  # bytes: protocol buffers hold no more
 

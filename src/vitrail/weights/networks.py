@@ -14,12 +14,14 @@ from vitrail.data.augmentation import EvalTransform
 from vitrail.errors import FileError, VitrailError
 from vitrail.tensors import read_tensors
 from vitrail.weights.convert import BackboneWeights, find_backbone, load_backbone
-from vitrail.weights.export import METADATA
 from vitrail.weights.models import create_model
 from vitrail.weights.published import find_weights
 
 if TYPE_CHECKING:
     from vitrail.recognize.classify import Classifier
+
+METADATA = "vitrail.network"
+"""Under this name an exported file carries JSON: the backbone's configuration, the classes, the transform."""
 
 
 @dataclass(frozen=True)
