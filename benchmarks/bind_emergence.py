@@ -30,9 +30,9 @@ from bind_runs import remembered
 from torch import Tensor
 
 from vitrail.bind import ImageBind
+from vitrail.bind.evaluation.zero_shot import ZeroShotClassifier
 from vitrail.bind.modality import Modality
-from vitrail.bind.training import BindTraining, Pairs
-from vitrail.bind.zero_shot import ZeroShotClassifier
+from vitrail.bind.training.binding import BindTraining, Pairs
 from vitrail.data.loader import LoaderConfig, training_batches
 from vitrail.engine.optim import build_optimizer, set_schedules
 from vitrail.engine.processes import seed_all

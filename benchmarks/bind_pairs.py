@@ -32,7 +32,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vitrail.bind.layouts import sun_rgbd_scenes
+from vitrail.bind.evaluation.layouts import sun_rgbd_scenes
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 ACTIONS = (

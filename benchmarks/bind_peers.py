@@ -22,9 +22,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from vitrail.bind.checkpoints.official import to_official
 from vitrail.bind.modality import Modality
 from vitrail.bind.model import ImageBind
-from vitrail.bind.official import to_official
 from vitrail.data.audio import clip_starts
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

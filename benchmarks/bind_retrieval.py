@@ -22,7 +22,7 @@ from typing import Any
 
 from bind_runs import remembered
 
-from vitrail.bind.training import BindTraining, Pairs
+from vitrail.bind.training.binding import BindTraining, Pairs
 from vitrail.data.loader import LoaderConfig
 from vitrail.recipes import load_recipe, train
 from vitrail.tables import write_table

@@ -40,10 +40,10 @@ import torch
 from codec_peers import Stopwatch
 from torch import Tensor
 
-from vitrail.bind.index import Embedded, Index, Source
+from vitrail.bind.checkpoints.official import to_official
 from vitrail.bind.model import ImageBind, ImageBindConfig, imagebind_huge, imagebind_tiny
-from vitrail.bind.official import to_official
-from vitrail.bind.search import Searcher
+from vitrail.bind.search.index import Embedded, Index, Source
+from vitrail.bind.search.searcher import Searcher
 from vitrail.tables import markdown_table, write_table
 
 KINDS = ("image", "video", "text", "audio", "depth", "thermal", "imu")

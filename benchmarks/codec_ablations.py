@@ -27,10 +27,10 @@ from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from vitrail.compress import Codec, Scheme
 from vitrail.compress.autoencoder import AUTOENCODERS, AutoencoderConfig
-from vitrail.compress.compressai import CompressAIModel
-from vitrail.compress.crops import Crops
+from vitrail.compress.evaluation.compressai import CompressAIModel
 from vitrail.compress.prior import PriorConfig
-from vitrail.compress.training import AutoencoderTraining
+from vitrail.compress.training.autoencoder import AutoencoderTraining
+from vitrail.compress.training.crops import Crops
 from vitrail.data.datasets import ImageData
 from vitrail.data.images import list_images, read_image
 from vitrail.data.loader import LoaderConfig

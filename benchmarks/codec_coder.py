@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitrail.compress.coder import Decoder, Encoder
-from vitrail.compress.frequencies import choose_offset, frequencies, levels
+from vitrail.compress.coding.coder import Decoder, Encoder
+from vitrail.compress.coding.frequencies import choose_offset, frequencies, levels
 from vitrail.tables import write_table
 
 HEADER = ("coder", "symbols", "encode (ms)", "decode (ms)", "bytes", "bits a symbol above the entropy")

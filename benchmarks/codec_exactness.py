@@ -33,9 +33,9 @@ from codec_speed import machine, open_codec
 from PIL import Image
 from torch import Tensor
 
-import vitrail.compress.codec
+import vitrail.compress.coding.grid
 from vitrail.compress import Codec, Scheme
-from vitrail.compress.frequencies import MARGIN, choose_offset, code_length, frequencies, levels, margin
+from vitrail.compress.coding.frequencies import MARGIN, choose_offset, code_length, frequencies, levels, margin
 from vitrail.compress.storage import DEFAULT_MODEL
 from vitrail.files import atomic_path, write_text
 
@@ -127,7 +127,7 @@ def encode(folder: Path, arguments: argparse.Namespace) -> None:
 
     orders = [Scheme(), Scheme(), Scheme(), Scheme("confidence_doubling", 5)]
     files = []
-    with patch.object(vitrail.compress.codec, "choose_offset", observed):
+    with patch.object(vitrail.compress.coding.grid, "choose_offset", observed):
         for number, image in enumerate(pictures(arguments.photos, arguments.files)):
             quality = codec.qualities[-1 - number // 4 % len(codec.qualities)]
             files.append(codec.compress(image, quality, orders[number % len(orders)]))

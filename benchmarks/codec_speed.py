@@ -33,11 +33,11 @@ import torch
 from codec_peers import Autoregressive, Hyperprior, Stopwatch
 from PIL import Image
 
-import vitrail.compress.codec
 from vitrail.compress import Codec
 from vitrail.compress.autoencoder import AutoencoderConfig
-from vitrail.compress.classical import CLASSICAL
-from vitrail.compress.coder import Decoder, Encoder
+from vitrail.compress.coding import grid
+from vitrail.compress.coding.coder import Decoder, Encoder
+from vitrail.compress.evaluation.classical import CLASSICAL
 from vitrail.compress.prior import PriorConfig
 from vitrail.compress.storage import DEFAULT_MODEL
 from vitrail.files import atomic_path, write_text
@@ -137,8 +137,8 @@ def ours(job: Job) -> tuple[Callable[[Image.Image], bytes], Callable[[bytes], Im
         def run(argument: Any) -> Any:
             with ExitStack() as stack:
                 for name in ("choose_offset", "levels", "frequencies"):
-                    original = getattr(vitrail.compress.codec, name)
-                    stack.enter_context(patch.object(vitrail.compress.codec, name, timed(watch, "coder", original)))
+                    original = getattr(grid, name)
+                    stack.enter_context(patch.object(grid, name, timed(watch, "coder", original)))
                 for stream in (Encoder, Decoder):
                     for name in ("symbols", "check"):
                         stack.enter_context(patch.object(stream, name, timed(watch, "coder", getattr(stream, name))))

@@ -12,7 +12,7 @@ import torch
 
 from vitrail.backbones import MODELS
 from vitrail.bind import modalities
-from vitrail.bind.layouts import LAYOUTS
+from vitrail.bind.evaluation.layouts import LAYOUTS
 from vitrail.cli.main import build_parser, main
 from vitrail.recipes import load_recipe
 from vitrail.weights import find_weights

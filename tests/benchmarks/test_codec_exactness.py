@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from vitrail.compress.frequencies import MARGIN
+from vitrail.compress.coding.frequencies import MARGIN
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "codec_exactness.py"
 

@@ -7,7 +7,7 @@ import torch
 from vitrail.bind import ImageBind, ImageBindConfig
 from vitrail.bind.generate import Generator
 from vitrail.bind.modalities.text import Text
-from vitrail.bind.search import combine
+from vitrail.bind.search.searcher import combine
 from vitrail.cli.main import main
 from vitrail.errors import VitrailError
 

@@ -15,7 +15,7 @@ from vitrail.bind import ImageBind, ImageBindConfig
 from vitrail.bind.modalities.image import CLIP_MEAN, CLIP_STD, Image
 from vitrail.bind.modalities.thermal import Thermal
 from vitrail.bind.tower import BackboneEncoder
-from vitrail.bind.training import BindTraining, Pairs
+from vitrail.bind.training.binding import BindTraining, Pairs
 from vitrail.cli.main import main
 from vitrail.data.augmentation import IMAGENET_MEAN, IMAGENET_STD, EvalTransform
 from vitrail.data.datasets import ImageData

@@ -77,7 +77,7 @@ def search(index, capsys, *options):
 def test_an_approximate_search_says_what_it_finds(index, capsys, monkeypatch):
     pytest.importorskip("faiss")
     exact = search(index, capsys, "--text", "a cat sleeps")
-    monkeypatch.setattr("vitrail.bind.search.EXACT_BELOW", 1)
+    monkeypatch.setattr("vitrail.bind.search.searcher.EXACT_BELOW", 1)
     command = ["bind", "search", str(index), "--json", "--device", "cpu", "--text", "a cat sleeps"]
     for option, said in (
         ([], "vitrail: an approximate search, which finds about 100% of the nearest; --exact finds all\n"),

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from vitrail.bind import ImageBind, ImageBindConfig
+from vitrail.bind.evaluation.zero_shot import ZeroShotClassifier
 from vitrail.bind.modalities.image import Image
 from vitrail.bind.modalities.text import Text
 from vitrail.bind.prompts import parse_classes
-from vitrail.bind.zero_shot import ZeroShotClassifier
 from vitrail.cli.main import main
 
 TINY = {"width": 16, "depth": 1, "heads": 2}

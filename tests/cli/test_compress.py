@@ -21,9 +21,9 @@ from PIL import Image
 from vitrail.cli.main import main
 from vitrail.compress import Codec
 from vitrail.compress.autoencoder import AutoencoderConfig
-from vitrail.compress.bitstream import Header
+from vitrail.compress.coding.bitstream import Header
+from vitrail.compress.coding.text import TWEET
 from vitrail.compress.prior import PriorConfig
-from vitrail.compress.text import TWEET
 
 
 @pytest.fixture(scope="module")
@@ -303,9 +303,10 @@ def test_a_format_that_cannot_hold_the_picture_keeps_nobody_else(folder, call, c
 
 @pytest.fixture
 def many(folder) -> Path:
+    """More than workers get done before they are interfered with, however busy the machine."""
     Path("many").mkdir()
-    for number in range(60):
-        Image.new("RGB", (9, 9), (number, 0, 0)).save(f"many/{number}.png")
+    for number in range(1000):
+        Image.new("RGB", (9, 9), (number % 256, 0, 0)).save(f"many/{number}.png")
     return Path("many")
 
 

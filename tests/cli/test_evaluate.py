@@ -10,7 +10,7 @@ import pytest
 from vitrail.cli.evaluate import PEERS
 from vitrail.cli.main import main
 from vitrail.compress import Codec
-from vitrail.compress.classical import CLASSICAL
+from vitrail.compress.evaluation.classical import CLASSICAL
 from vitrail.data.images import read_image
 
 TINY = ["--autoencoder.width", "16", "--autoencoder.depth", "1", "--autoencoder.heads", "2", "--prior.width", "16"]

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from vitrail.bind import ImageBind, ImageBindConfig
-from vitrail.bind.datasets import open_data
-from vitrail.bind.evaluate import embed_items, evaluate_retrieval, few_shot, zero_shot
+from vitrail.bind.evaluation.datasets import open_data
+from vitrail.bind.evaluation.evaluate import embed_items, evaluate_retrieval, few_shot, zero_shot
+from vitrail.bind.evaluation.zero_shot import ZeroShotClassifier
 from vitrail.bind.modalities.audio import Audio
 from vitrail.bind.modalities.image import Image
 from vitrail.bind.modalities.text import Text
 from vitrail.bind.modalities.thermal import Thermal
-from vitrail.bind.zero_shot import ZeroShotClassifier
 from vitrail.cli.main import main
 
 ESC10 = Path(__file__).parents[2].parent / "shared" / "data" / "esc10"

@@ -65,8 +65,8 @@ def test_a_codec_becomes_a_tokenizer(photos, tmp_path, capsys):
     import torch
 
     from vitrail.compress.autoencoder import AutoencoderConfig
-    from vitrail.compress.crops import Crops
-    from vitrail.compress.training import AutoencoderTraining
+    from vitrail.compress.training.autoencoder import AutoencoderTraining
+    from vitrail.compress.training.crops import Crops
     from vitrail.data.datasets import ImageData
     from vitrail.data.loader import LoaderConfig
     from vitrail.engine.checkpoint import open_task

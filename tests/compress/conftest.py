@@ -11,9 +11,9 @@ from torch import Tensor
 
 from vitrail.compress import Codec
 from vitrail.compress.autoencoder import AutoencoderConfig
-from vitrail.compress.crops import Crops
 from vitrail.compress.prior import PriorConfig
-from vitrail.compress.training import AutoencoderTraining
+from vitrail.compress.training.autoencoder import AutoencoderTraining
+from vitrail.compress.training.crops import Crops
 from vitrail.data.datasets import ImageData
 from vitrail.data.loader import LoaderConfig
 from vitrail.engine.experiment import Loop

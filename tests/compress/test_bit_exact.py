@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from vitrail.compress import Codec
-from vitrail.compress.frequencies import MARGIN, choose_offset, integer_histogram, levels
+from vitrail.compress.coding.frequencies import MARGIN, choose_offset, integer_histogram, levels
 from vitrail.compress.prior import PriorConfig
 
 pytestmark = [

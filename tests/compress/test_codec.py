@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vitrail.compress import Codec, CodecError, DamageError, DamageWarning, FormatError, ModelError, Scheme
-from vitrail.compress.bitstream import Header
 from vitrail.compress.codec import MAX_PIXELS
+from vitrail.compress.coding.bitstream import Header
 from vitrail.errors import VitrailError
 
 SCHEMES = [

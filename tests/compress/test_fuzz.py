@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vitrail.compress import CodecError, DamageError, ModelError, Scheme
-from vitrail.compress.text import from_text, to_text
+from vitrail.compress.coding.text import from_text, to_text
 
 FILES = 10_000
 SECONDS = 5  # for one file, on a machine that does other things too

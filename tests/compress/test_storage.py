@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from vitrail.cli.main import main
 from vitrail.compress import Codec, storage
-from vitrail.compress.frequencies import integer_histogram
+from vitrail.compress.coding.frequencies import integer_histogram
 from vitrail.compress.storage import DEFAULT_MODEL, METADATA, is_codec
 from vitrail.errors import FileError, VitrailError
 

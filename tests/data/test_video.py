@@ -145,6 +145,23 @@ def test_a_damaged_end_is_left_out(tmp_path):
     assert found[0] == (0, 12) and 30 < found[1][0] == found[1][1] < 60
 
 
+def test_clips_of_an_end_that_is_missing_say_so(tmp_path):
+    """The index stands in front and still tells of all frames."""
+    path = write(tmp_path / "a.mp4", range(0, 4000, 40), options={"movflags": "faststart"})
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 4 // 5])
+    opened = open_video(path)
+    assert opened.duration == 4.0
+    assert numbers(opened.clips([0.0], 0.5)) == {0: (0, 12)}
+    with pytest.raises(CorruptSample, match=r"a\.mp4.* no frame can be decoded at 3\.5 of 4\.0 seconds"):
+        list(opened.clips([0.0, 3.5], 0.5))
+    assert numbers(opened.clips([0.0, 4.0], 0.5))[0] == (0, 12)  # the last frame, behind the end
+
+
+def test_a_frame_may_be_shown_for_long(tmp_path):
+    path = write(tmp_path / "a.mp4", [0, 5000, 12_000])
+    assert numbers(open_video(path).clips([4.0, 11.0], 0.5)) == {0: (0, 0), 1: (1, 1)}
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vitrail.layers.attention import ClassAttention, CrossCovarianceAttention, SelfAttention
+from vitrail.layers.attention import ClassAttention, CrossCovarianceAttention, SelfAttention, attend
 
 BATCH, TOKENS, WIDTH, HEADS = 2, 5, 12, 3
 CHANNELS = WIDTH // HEADS
@@ -44,6 +44,23 @@ def test_self_attention_is_its_equation(tokens: Tensor) -> None:
                 for c in range(CHANNELS):
                     expected[b, i, head * CHANNELS + c] = sum(weights[j] * value[j][c] for j in range(TOKENS))
     torch.testing.assert_close(attention(tokens), attention.projection(expected), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("count", [7, 1030])
+def test_attention_in_bfloat16_is_within_its_rounding_of_that_in_float64(count: int) -> None:
+    """On both sides of where torch's kernel takes over; gradients too."""
+    draw = torch.Generator().manual_seed(0)
+    rough = [torch.randn(2, 3, count, 8, generator=draw).bfloat16().requires_grad_() for _ in range(3)]
+    exact = [part.detach().double().requires_grad_() for part in rough]
+    upstream = torch.randn(2, 3, count, 8, generator=draw).bfloat16()
+    mixed = attend(*rough)
+    expected = ((exact[0] @ exact[1].mT) / math.sqrt(8)).softmax(dim=3) @ exact[2]
+    assert mixed.dtype == torch.bfloat16
+    torch.testing.assert_close(mixed.double(), expected, rtol=0.02, atol=0.02)
+    mixed.backward(upstream)
+    expected.backward(upstream.double())
+    for ours, theirs in zip(rough, exact, strict=True):
+        torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=0.03, atol=0.03)
 
 
 def test_self_attention_does_not_care_where_tokens_stand(tokens: Tensor) -> None:

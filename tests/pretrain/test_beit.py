@@ -3,9 +3,10 @@ import math
 import pytest
 import torch
 
+from vitrail.pretrain import pretraining
 from vitrail.pretrain.beit import BEiTTask
 from vitrail.pretrain.masks import MaskedImage, Masks, split
-from vitrail.pretrain.pretraining import HeldOutImage
+from vitrail.pretrain.pretraining import HeldOutImage, word_costs
 
 
 @pytest.fixture
@@ -54,6 +55,18 @@ def test_the_loss_is_the_cross_entropy_of_the_hidden_words(task, batch):
     assert len(costs) == 3 * round(0.4 * 16)
     assert float(terms["loss"]) == pytest.approx(sum(costs) / len(costs), rel=1e-5)
     assert float(terms["loss"]) == pytest.approx(math.log(16), abs=0.1)
+
+
+def test_words_cost_the_same_however_many_are_taken_at_a_time(monkeypatch):
+    draw = torch.Generator().manual_seed(0)
+    head, tokens = torch.nn.Linear(6, 11).double(), torch.randn(4, 5, 6, dtype=torch.float64, generator=draw)
+    words = torch.randint(11, (4, 5), generator=draw)
+    expected = torch.nn.functional.cross_entropy(head(tokens).mT.float(), words, reduction="none").mean(dim=1)
+    for rows in (1, 3, 256):
+        monkeypatch.setattr(pretraining, "ROWS", rows)
+        costs, right = word_costs(head, tokens, words)
+        torch.testing.assert_close(costs, expected)
+        assert torch.equal(right, (head(tokens).argmax(dim=2) == words).float().mean(dim=1))
 
 
 def test_all_parameters_learn_and_an_evaluation_has_terms_of_each_image(task, batch):

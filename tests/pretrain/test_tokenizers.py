@@ -49,6 +49,13 @@ def test_many_patches_are_compared_in_parts(images, monkeypatch):
     assert torch.equal(tokenizer(batch), whole)
 
 
+def test_the_words_of_some_patches_are_those_among_all(images):
+    tokenizer = TokenizerConfig(words=50).build(patch_size=8)
+    batch = torch.stack([sample.image for sample in images])
+    only = torch.stack([torch.randperm(16)[:5] for _ in batch])
+    assert torch.equal(tokenizer(batch, only), tokenizer(batch).flatten(1).gather(1, only))
+
+
 def test_a_word_finds_itself(images):
     tokenizer = TokenizerConfig(words=64).build(patch_size=8)
     numbers = torch.arange(64).view(1, 8, 8)
@@ -177,6 +184,8 @@ def test_a_program_says_the_words(images, program):
     batch = torch.stack([sample.image for sample in images[:3]])
     half = nn.functional.interpolate(batch, (16, 24), mode="area")
     assert torch.equal(tokenizer(batch), Thirds()(half))
+    only = torch.tensor([[1], [0], [1]])
+    assert torch.equal(tokenizer(batch, only), Thirds()(half).flatten(1).gather(1, only))
     assert tokenizer.state_dict().keys() == {"vocabulary"} and tokenizer.vocabulary.numel() == 0
     with pytest.raises(VitrailError, match="have no pictures"):
         tokenizer.words(torch.zeros(1, dtype=torch.int64))

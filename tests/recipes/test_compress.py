@@ -44,7 +44,7 @@ def test_an_unknown_autoencoder_is_named():
 
 def test_the_small_one_runs_from_the_command_line(tmp_path, capsys):
     from vitrail.cli.main import main
-    from vitrail.compress.training import open_codec_task
+    from vitrail.compress.training.autoencoder import open_codec_task
 
     small = ["--crops.size", "32", "--loop.batch-size", "4", "--loop.steps", "1", "--loader.workers", "0"]
     fewer = ["--autoencoder.width", "16", "--prior.width", "16", "--validation", "None", "--loop.accelerator", "cpu"]

@@ -102,7 +102,7 @@ class Modality:
         """One training input [...], augmented at random: a random clip, crop, mask.
 
         Senses that see take a `crop` besides, and senses that last a `start`, which pairs of them share: see
-        `vitrail.bind.pairs.PairTable`.
+        `vitrail.bind.training.pairs.PairTable`.
 
         Raises:
             FileError, CorruptSample: as `read`.

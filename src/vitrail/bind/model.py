@@ -17,7 +17,7 @@ from vitrail.config import check_range
 from vitrail.errors import VitrailError
 
 if TYPE_CHECKING:
-    from vitrail.bind.compact import Weights
+    from vitrail.bind.checkpoints.compact import Weights
 
 LARGEST_SCALE = 100.0
 """1 / tau is cut there, as in CLIP."""
@@ -222,12 +222,12 @@ class ImageBind(nn.Module):
         device: str | torch.device = "cpu",
         settings: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> "ImageBind":
-        """A trained model in evaluation mode: see `vitrail.bind.storage.load_model`.
+        """A trained model in evaluation mode: see `vitrail.bind.checkpoints.storage.load_model`.
 
         Raises:
             VitrailError: there is no such model, or the file is none.
         """
-        from vitrail.bind.storage import load_model
+        from vitrail.bind.checkpoints.storage import load_model
 
         return load_model(source, modalities, weights, settings).to(device)
 
@@ -266,8 +266,8 @@ class ImageBind(nn.Module):
                 self.scales[name].load_state_dict(trained.scales[name].state_dict())
 
     def save(self, path: str | Path) -> None:
-        """Writes the model to one file: see `vitrail.bind.storage.save_model`."""
-        from vitrail.bind.storage import save_model
+        """Writes the model to one file: see `vitrail.bind.checkpoints.storage.save_model`."""
+        from vitrail.bind.checkpoints.storage import save_model
 
         save_model(self, path)
 

@@ -12,8 +12,8 @@ from vitrail.errors import FileError, VitrailError
 
 if TYPE_CHECKING:
     from vitrail.bind import ImageBind
-    from vitrail.bind.index import Changes, Embedded, Index, Source
-    from vitrail.bind.zero_shot import ZeroShotClassifier
+    from vitrail.bind.evaluation.zero_shot import ZeroShotClassifier
+    from vitrail.bind.search.index import Changes, Embedded, Index, Source
 
 FILES_HELP = "files, folders, quoted patterns, or - for a list of files on standard input"
 LABELS_HELP = (
@@ -117,8 +117,8 @@ def run_embed(arguments: argparse.Namespace) -> int:
     """`vitrail bind embed`; 1 where some file could not be read."""
     import numpy as np
 
-    from vitrail.bind.bulk import embed_sources, with_sound
-    from vitrail.bind.index import Entry, write_vectors
+    from vitrail.bind.search.bulk import embed_sources, with_sound
+    from vitrail.bind.search.index import Entry, write_vectors
 
     if Path(arguments.output).suffix != ".parquet":
         raise VitrailError(f"Cannot write {arguments.output}: its name must end in .parquet.")
@@ -148,9 +148,9 @@ def run_embed(arguments: argparse.Namespace) -> int:
 
 def run_classify(arguments: argparse.Namespace) -> int:
     """`vitrail bind classify`; 1 where some file could not be read."""
-    from vitrail.bind.bulk import embed_sources
+    from vitrail.bind.evaluation.zero_shot import ZeroShotClassifier
     from vitrail.bind.prompts import read_classes
-    from vitrail.bind.zero_shot import ZeroShotClassifier
+    from vitrail.bind.search.bulk import embed_sources
 
     classes = read_classes(arguments.labels)
     sources = [source for place in places(arguments.inputs) for source in _sources(place, arguments.patterns)]
@@ -207,9 +207,9 @@ def _say_classes(
 
 def run_index(arguments: argparse.Namespace) -> int:
     """`vitrail bind index`; 1 where some file could not be read."""
-    from vitrail.bind.bulk import embed_sources, with_sound
-    from vitrail.bind.index import Index
-    from vitrail.bind.storage import fingerprint
+    from vitrail.bind.checkpoints.storage import fingerprint
+    from vitrail.bind.search.bulk import embed_sources, with_sound
+    from vitrail.bind.search.index import Index
 
     folder, output = Path(arguments.folder), Path(arguments.output)
     if not folder.is_dir():
@@ -232,7 +232,7 @@ def run_index(arguments: argparse.Namespace) -> int:
 
 
 def _index_shards(index: "Index", model: "ImageBind", folder: Path, arguments: argparse.Namespace) -> int:
-    from vitrail.bind.sharded import Work, index_shards, list_shards
+    from vitrail.bind.search.sharded import Work, index_shards, list_shards
 
     sources = _known(model, list_shards(folder, _patterns(arguments.patterns)))
     source = Path(arguments.model)
@@ -255,9 +255,9 @@ def _say_changes(index: "Index", changes: "Changes") -> int:
 
 def run_search(arguments: argparse.Namespace) -> int:
     """`vitrail bind search`."""
-    from vitrail.bind.index import Index
-    from vitrail.bind.search import EXACT_BELOW, Searcher, combine
-    from vitrail.bind.storage import fingerprint
+    from vitrail.bind.checkpoints.storage import fingerprint
+    from vitrail.bind.search.index import Index
+    from vitrail.bind.search.searcher import EXACT_BELOW, Searcher, combine
 
     query = _query(arguments.fields, "search by")
     index = Index.open(arguments.index)
@@ -284,7 +284,7 @@ def run_search(arguments: argparse.Namespace) -> int:
 def run_generate(arguments: argparse.Namespace) -> int:
     """`vitrail bind generate`."""
     from vitrail.bind.generate import Generator
-    from vitrail.bind.search import combine
+    from vitrail.bind.search.searcher import combine
     from vitrail.files import atomic_path
 
     query = _query(arguments.fields, "start from")
@@ -347,8 +347,8 @@ def _patterns(given: list[str]) -> dict[str, str]:
 
 
 def _sources(place: Path, patterns: list[str]) -> list["Source"]:
-    from vitrail.bind.bulk import modality_of, sort_files
-    from vitrail.bind.index import Source
+    from vitrail.bind.search.bulk import modality_of, sort_files
+    from vitrail.bind.search.index import Source
 
     senses = _patterns(patterns)
     if place.is_dir():

@@ -81,7 +81,7 @@ class Compression:
         """Reads, compresses, writes."""
         from vitrail.compress import Scheme
         from vitrail.compress.codec import MAX_PIXELS
-        from vitrail.compress.text import TWEET, to_text
+        from vitrail.compress.coding.text import TWEET, to_text
         from vitrail.data.corrupt import CorruptSample
         from vitrail.data.images import read_picture
 
@@ -154,7 +154,7 @@ def _read_compressed(errand: Errand) -> bytes:
     Raises:
         FileError: the file cannot be read, or is too large to be one.
     """
-    from vitrail.compress.text import from_text, is_text
+    from vitrail.compress.coding.text import from_text, is_text
 
     try:
         if errand.source is None:
@@ -222,7 +222,7 @@ def _compressed(folder: Path) -> list[Path]:
 
 def _holds_text(path: Path) -> bool:
     """Whether a text file is a compressed picture rather than anything else."""
-    from vitrail.compress.text import is_text
+    from vitrail.compress.coding.text import is_text
 
     try:
         with path.open("rb") as file:

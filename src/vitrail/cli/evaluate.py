@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from vitrail.bind import ImageBind
-    from vitrail.bind.datasets import EvaluationSet
-    from vitrail.bind.evaluate import EmbeddedItems
+    from vitrail.bind.evaluation.datasets import EvaluationSet
+    from vitrail.bind.evaluation.evaluate import EmbeddedItems
     from vitrail.compress import Codec
 
 PEERS = ("jpeg", "jpeg2000", "webp", "avif")
@@ -167,9 +167,9 @@ def run_classifiers(arguments: argparse.Namespace) -> int:
 
 def run_codecs(arguments: argparse.Namespace, codecs: "Mapping[str, Codec]") -> int:
     """Rates and distortions, with the classical codecs beside."""
-    from vitrail.compress.embedding import load_embedding
-    from vitrail.compress.evaluate import Contender, classical_contenders, evaluate
-    from vitrail.compress.evaluation_report import as_markdown, write_report
+    from vitrail.compress.evaluation.embedding import load_embedding
+    from vitrail.compress.evaluation.evaluate import Contender, classical_contenders, evaluate
+    from vitrail.compress.evaluation.report import as_markdown, write_report
     from vitrail.plots import check_format
 
     check_format("psnr.png")
@@ -192,8 +192,8 @@ def run_codecs(arguments: argparse.Namespace, codecs: "Mapping[str, Codec]") -> 
 
 def run_bind(arguments: argparse.Namespace, models: "Mapping[str, ImageBind]") -> int:
     """Zero-shot or few-shot classification, or retrieval, whichever the data are for."""
-    from vitrail.bind.datasets import open_data
-    from vitrail.bind.layouts import open_layout
+    from vitrail.bind.evaluation.datasets import open_data
+    from vitrail.bind.evaluation.layouts import open_layout
     from vitrail.bind.prompts import read_classes
     from vitrail.plots import check_format
 
@@ -248,7 +248,7 @@ def _refuse_useless(arguments: argparse.Namespace, data: "EvaluationSet") -> Non
 def _embed(
     arguments: argparse.Namespace, model: "ImageBind", data: "EvaluationSet", senses: list[str], bar: "Progress"
 ) -> "EmbeddedItems":
-    from vitrail.bind.evaluate import embed_items
+    from vitrail.bind.evaluation.evaluate import embed_items
 
     job = bar.add_task("Embedding", total=len(data.items) * len(senses))
     return embed_items(
@@ -268,9 +268,9 @@ def _bind_figures(
     embedded: "EmbeddedItems",
     training: "EmbeddedItems | None",
 ) -> dict[str, float]:
-    from vitrail.bind.evaluate import evaluate_retrieval, few_shot, zero_shot
-    from vitrail.bind.few_shot import FEW_SHOT_DEPTH, FewShot
-    from vitrail.bind.zero_shot import ZeroShotClassifier
+    from vitrail.bind.evaluation.evaluate import evaluate_retrieval, few_shot, zero_shot
+    from vitrail.bind.evaluation.few_shot import FEW_SHOT_DEPTH, FewShot
+    from vitrail.bind.evaluation.zero_shot import ZeroShotClassifier
     from vitrail.metrics.classification import Classification
     from vitrail.recognize.evaluate import write_confusion
 
@@ -297,7 +297,7 @@ def _open(name: str, chosen: "torch.device") -> "tuple[str, Codec | ImageBind | 
     """What kind of model that is, and the codec or ImageBind itself; what is neither, or cannot be opened at all, is
     left to the classifiers' loader, which says why."""
     from vitrail.bind import ImageBind
-    from vitrail.bind.official import PUBLISHED
+    from vitrail.bind.checkpoints.official import PUBLISHED
     from vitrail.compress import Codec
     from vitrail.engine.checkpoint import load
 

@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,17 +15,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vitrail.compress.autoencoder import Autoencoder, InferenceAutoencoder
-from vitrail.compress.bitstream import MODEL_BYTES, Header
-from vitrail.compress.coder import Decoder, Encoder
+from vitrail.compress.coding.bitstream import MODEL_BYTES, Header
+from vitrail.compress.coding.coder import Decoder, Encoder
+from vitrail.compress.coding.frequencies import PRECISION, Integers, normalize
+from vitrail.compress.coding.grid import Grid, GridCoder
 from vitrail.compress.errors import CodecError, DamageError, DamageWarning, FormatError, ModelError
-from vitrail.compress.frequencies import BLOCK, PRECISION, Integers, choose_offset, frequencies, levels
-from vitrail.compress.frequencies import normalize as normalize_frequencies
 from vitrail.compress.prior import InferencePrior, Prior
-from vitrail.compress.stages import Scheme, evenly_spread, most_confident
+from vitrail.compress.stages import Scheme
 
 MAX_PIXELS = 2**26  # 67 million; a file of a few bytes may claim any size, and its picture needs memory
-EARLY_CHECK, LAST_CHECK = 1, 3  # bytes; an error in one stage makes all later checks fail too
-CHECKED_SHARE = 32  # a check follows each stage after which 1/32 of all positions is new; 32 at most
 
 
 @dataclass(frozen=True)
@@ -75,14 +73,6 @@ class Decoded:
     """What is wrong with the file, in one sentence; None: nothing was found, as far as it was read."""
 
 
-@dataclass
-class _Grid:
-    """The state that encoder and decoder go through alike."""
-
-    indices: Integers  # [h, w, m]
-    known: NDArray[np.bool_]  # [h, w]
-
-
 class Networks(NamedTuple):
     """The networks as a codec uses them."""
 
@@ -94,7 +84,8 @@ class Codec:
     """Compresses and decompresses pictures with one trained model.
 
     A file decodes to the same indices on every machine: the prior runs in float64 and everything after it in integers
-    (`vitrail.compress.frequencies`). The picture that the decoder network makes of the indices may differ by rounding.
+    (`vitrail.compress.coding.frequencies`). The picture that the decoder network makes of the indices may differ by
+    rounding.
 
     Args:
         autoencoder: images to indices and back; it is put in evaluation mode.
@@ -120,7 +111,8 @@ class Codec:
                 f"({autoencoder.parts}, {autoencoder.centroids}); give it the histogram that it was trained with."
             )
         self.histogram = counts
-        self.marginals = normalize_frequencies(counts)
+        self.marginals = normalize(counts)
+        self.grid_coder = GridCoder(self.networks.prior, self.marginals)
         self.fingerprint = _fingerprint([autoencoder, self.prior], counts)
 
     @classmethod
@@ -185,8 +177,8 @@ class Codec:
         indices = self.networks.autoencoder.encode(images.div_(255))[0, :, :, :quality].contiguous().cpu().numpy()
         packed = header.pack()
         stream = Encoder(packed + self.fingerprint)
-        grid = _Grid(indices, np.zeros(indices.shape[:2], dtype=bool))
-        for _ in self._stages(stream, header.scheme, grid):
+        grid = Grid(indices, np.zeros(indices.shape[:2], dtype=bool))
+        for _ in self.grid_coder.stages(stream, header.scheme, grid):
             pass
         return packed + stream.finish()
 
@@ -214,12 +206,7 @@ class Codec:
             raise CodecError(f"{stages} stages make no picture; decode at least 1.")
         header, grid, report = self._read(data, stages)
         indices = torch.from_numpy(grid.indices)[None]
-        if not grid.known.all():
-            missing = np.argwhere(~grid.known.reshape(-1))[:, 0]
-            context = self._context(grid)
-            for block in self._blocks(header.quality, len(missing)):
-                likely = self._logits(context, missing[block], header.quality).argmax(axis=-1)
-                grid.indices.reshape(-1, header.quality)[missing[block]] = likely
+        self.grid_coder.complete(grid)
         images = self.networks.autoencoder.decode(indices.to(_placement(self.networks.autoencoder)[0]))
         pixels = images[0].float().mul_(255).round_().clamp_(0, 255).byte().permute(1, 2, 0).cpu().numpy()
         image = Image.fromarray(pixels[: header.height, : header.width].copy())
@@ -234,7 +221,7 @@ class Codec:
         return self._read(data, None)[2]
 
     @torch.inference_mode()
-    def _read(self, data: bytes, stages: int | None) -> tuple[Header, _Grid, Report]:
+    def _read(self, data: bytes, stages: int | None) -> tuple[Header, Grid, Report]:
         """Decodes up to the first check at or after `stages`, or up to the last check before the damage."""
         header, body = Header.unpack(data)
         _check_pixels(header.width, header.height)
@@ -250,12 +237,12 @@ class Codec:
         counts = header.scheme.counts(height, width)
         self._check_length(body, counts[0], header.quality)
         stream = Decoder(body, data[: len(data) - len(body)] + self.fingerprint)
-        grid = _Grid(np.zeros((height, width, header.quality), dtype=np.int64), np.zeros((height, width), dtype=bool))
+        grid = Grid(np.zeros((height, width, header.quality), dtype=np.int64), np.zeros((height, width), dtype=bool))
         known, damage, begun = grid.known.copy(), None, 0.0
         reports: list[StageReport] = []
         pending: list[StageReport] = []
         try:
-            for stage, checked in self._stages(stream, header.scheme, grid):
+            for stage, checked in self.grid_coder.stages(stream, header.scheme, grid):
                 pending.append(StageReport(counts[stage], stream.bits - begun))
                 begun = stream.bits
                 if checked:
@@ -284,91 +271,6 @@ class Codec:
                 f"The file has {len(body)} bytes behind its header, too few for the first stage of the picture that "
                 "the header claims; it is cut or damaged, get it anew."
             )
-
-    def _stages(self, stream: Encoder | Decoder, scheme: Scheme, grid: _Grid) -> Iterator[tuple[int, bool]]:
-        """Codes stage after stage; yields the number of each, and whether a check has confirmed it and those before.
-
-        Encoding, `grid.indices` are given; decoding, they are filled in. `grid.known` tells how far.
-        """
-        height, width, quality = grid.indices.shape
-        counts = scheme.counts(height, width)
-        order = None if scheme.adaptive else scheme.partition(height, width).flatten().sort(stable=True).indices.numpy()
-        indices, known = grid.indices.reshape(-1, quality), grid.known.reshape(-1)
-        end = unchecked = 0
-        for stage, count in enumerate(counts):
-            begin, end = end, end + count
-            if stage == 0:
-                chosen = evenly_spread(len(known), count).numpy() if order is None else order[:count]
-                for part, table in enumerate(self.marginals[:quality]):
-                    indices[chosen, part] = stream.symbols(indices[chosen, part], table)
-                known[chosen] = True
-            elif count:
-                context = self._context(grid)
-                if order is None:
-                    parts = self._most_confident(stream, context, np.flatnonzero(~known), quality, count)
-                else:
-                    parts = self._in_order(stream, context, order[begin:end], quality)
-                for chosen, below in parts:
-                    tables = frequencies(below).reshape(-1, below.shape[-1])
-                    indices[chosen] = stream.symbols(indices[chosen].reshape(-1), tables).reshape(-1, quality)
-                    known[chosen] = True
-            unchecked += count
-            if unchecked and (end == len(known) or unchecked * CHECKED_SHARE >= len(known)):
-                stream.check(LAST_CHECK if end == len(known) else EARLY_CHECK)
-                unchecked = 0
-            yield stage, unchecked == 0
-
-    def _in_order(
-        self, stream: Encoder | Decoder, context: Tensor, positions: Integers, quality: int
-    ) -> Iterator[tuple[Integers, NDArray[np.int16]]]:
-        """Blocks of the positions with their rounded logits, [n, m, V], for each an offset of the stream."""
-        for block in self._blocks(quality, len(positions)):
-            logits = self._logits(context, positions[block], quality)
-            yield positions[block], levels(logits, self._offset(stream, logits))
-
-    def _most_confident(
-        self, stream: Encoder | Decoder, context: Tensor, positions: Integers, quality: int, count: int
-    ) -> Iterator[tuple[Integers, NDArray[np.int16]]]:
-        """The `count` positions of the greatest probabilities, summed over the sub-vectors, and rounded logits.
-
-        Every block of positions has its offset; those chosen keep it. Their logits are computed again, for all of them
-        together would be too many to hold: what differs is within the margin, as between machines.
-        """
-        confidence, offsets = [], []
-        for block in self._blocks(quality, len(positions)):
-            logits = self._logits(context, positions[block], quality)
-            offsets.append(self._offset(stream, logits))
-            confidence.append(frequencies(levels(logits, offsets[-1])).max(axis=-1).sum(axis=-1))
-        chosen = np.zeros(len(positions), dtype=bool)
-        chosen[most_confident(torch.from_numpy(np.concatenate(confidence)), count).numpy()] = True
-        for block, offset in zip(self._blocks(quality, len(positions)), offsets, strict=True):
-            picked = positions[block][chosen[block]]
-            yield picked, levels(self._logits(context, picked, quality), offset)
-
-    @staticmethod
-    def _offset(stream: Encoder | Decoder, logits: NDArray[np.float64]) -> int:
-        return stream.offset(choose_offset(logits) if isinstance(stream, Encoder) else 0)
-
-    def _context(self, grid: _Grid) -> Tensor:
-        """What the prior makes of the known indices, [h * w, d] float64."""
-        device = _placement(self.networks.prior)[0]
-        indices, known = torch.from_numpy(grid.indices), torch.from_numpy(grid.known)
-        # The encoder knows all indices, the decoder only some: what the prior must not see, it is not given.
-        hidden = torch.where(known[..., None], indices, 0)
-        return self.networks.prior.context(hidden[None].to(device), known[None].to(device))[0].flatten(0, 1)
-
-    def _logits(self, context: Tensor, positions: Integers, quality: int) -> NDArray[np.float64]:
-        """[n, m, V] of some positions."""
-        taken = context[torch.from_numpy(positions).to(context.device)]
-        logits = self.networks.prior.logits(taken, quality).cpu()
-        if logits.dtype != torch.float64:
-            raise TypeError(f"the prior computes in {logits.dtype}: its files would not decode on other machines")
-        return logits.numpy()
-
-    def _blocks(self, quality: int, positions: int) -> Iterator[slice]:
-        """Slices of some positions, as many each as have `BLOCK` logits together."""
-        size = max(1, BLOCK // (quality * self.autoencoder.centroids))
-        return (slice(begin, begin + size) for begin in range(0, positions, size))
 
 
 def _check_pixels(width: int, height: int) -> None:

@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vitrail.compress.autoencoder import Autoencoder, AutoencoderConfig
-from vitrail.compress.frequencies import Integers, integer_histogram
+from vitrail.compress.coding.frequencies import Integers, integer_histogram
 from vitrail.compress.prior import Prior, PriorConfig
-from vitrail.compress.training import open_codec_task
+from vitrail.compress.training.autoencoder import open_codec_task
 from vitrail.config import from_json, to_json
 from vitrail.engine.checkpoint import load as load_checkpoint
 from vitrail.errors import FileError, VitrailError

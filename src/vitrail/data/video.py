@@ -22,6 +22,7 @@ SUFFIXES = frozenset(
 )
 """Of video files."""
 
+_MISSING = 1.0  # seconds without a frame at the end of a file, though it says that there are some: more is damage
 _JUMP = 4.0  # seconds without a clip that are decoded rather than jumped over: key frames lie about as far apart
 
 
@@ -65,7 +66,7 @@ class Video:
             The clips, in order of start.
 
         Raises:
-            CorruptSample: the file is damaged before a clip has begun, or has become unreadable since it was opened.
+            CorruptSample: the file is damaged where a clip begins, or has become unreadable since it was opened.
         """
         order = sorted(range(len(starts)), key=starts.__getitem__)
         av = _package()
@@ -78,9 +79,11 @@ class Video:
                     while order and starts[order[0]] < starts[together[-1]] + seconds + _JUMP:
                         together.append(order.pop(0))
                     frames = _frames(av, container, stream, starts[together[0]])
-                    for number, first, last in _ends(frames, [(one, starts[one]) for one in together], seconds):
+                    wanted = [(one, starts[one]) for one in together]
+                    for number, first, last in _ends(frames, wanted, seconds, self.duration):
                         if first is None:
-                            raise CorruptSample(self.path, "there is no frame that can be decoded")
+                            where = f"at {starts[number]:.1f} of {self.duration:.1f} seconds"
+                            raise CorruptSample(self.path, f"no frame can be decoded {where}")
                         yield Clip(number, np.stack([_upright(first), _upright(last)]))
         except av.FFmpegError as error:
             raise CorruptSample(self.path, f"it is damaged ({error.strerror})") from None
@@ -135,8 +138,8 @@ def _duration(av: Any, container: Any, stream: Any) -> float:
     return count * step  # streams without times
 
 
-def _frames(av: Any, container: Any, stream: Any, start: float) -> Iterator[tuple[float, Any]]:
-    """Seconds and frames, from the key frame before `start` to the end; a damaged end is left out."""
+def _frames(av: Any, container: Any, stream: Any, start: float) -> Iterator[tuple[float, float, Any]]:
+    """From and until when a frame is shown, and it; from the key frame before `start` on, without a damaged end."""
     begin = stream.start_time or 0
     base = float(stream.time_base)
     if start > 0:
@@ -148,19 +151,19 @@ def _frames(av: Any, container: Any, stream: Any, start: float) -> Iterator[tupl
         for frame in container.decode(stream):
             time = time + step if frame.pts is None else (frame.pts - begin) * base
             decoded = True
-            yield time, frame
+            yield time, time + (frame.duration * base if frame.duration else step), frame
     except av.FFmpegError:
         if not decoded:
             raise
 
 
 def _ends(
-    frames: Iterator[tuple[float, Any]], clips: list[tuple[int, float]], seconds: float
+    frames: Iterator[tuple[float, float, Any]], clips: list[tuple[int, float]], seconds: float, duration: float
 ) -> Iterator[tuple[int, Any, Any]]:
-    """Number, first and last frame of each of `clips`, numbers and starts in order of start."""
+    """Number, first and last frame of each of `clips`, numbers and starts in order of start; None where all is lost."""
     waiting: list[list[Any]] = [[number, start, None, None] for number, start in clips]
-    shown = None  # the frame before this one
-    for time, frame in frames:
+    shown, until = None, 0.0  # the frame before this one
+    for time, end, frame in frames:
         while waiting and time >= waiting[0][1] + seconds:
             number, _, first, last = waiting.pop(0)
             first = first or shown or frame
@@ -171,9 +174,10 @@ def _ends(
             if time < clip[1]:
                 break
             clip[2], clip[3] = clip[2] or frame, frame
-        shown = frame
-    for number, _, first, last in waiting:
-        yield number, first or shown, last or shown
+        shown, until = frame, end
+    for number, start, first, last in waiting:
+        lost = until + _MISSING < start < duration
+        yield number, None if lost else first or shown, last or shown
 
 
 def _upright(frame: Any) -> np.ndarray:

@@ -9,7 +9,7 @@ from PIL import Image
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from vitrail.compress import Codec, CodecError
-from vitrail.compress.text import TWEET, to_text
+from vitrail.compress.coding.text import TWEET, to_text
 from vitrail.data.images import list_images, read_image
 from vitrail.demo.report import Picture, Section, check_folder, write_report
 from vitrail.files import atomic_path, write_text

@@ -36,15 +36,19 @@ class BEiTTask(MaskedTask):
 
     def predict(self, images: Tensor, mask: Tensor) -> list[Prediction]:
         """The words of the hidden patches, from the visible ones."""
+        hidden, tokens = self._hidden(images, mask)
+        return [Prediction(hidden, self.head(tokens))]
+
+    def _hidden(self, images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The numbers of the hidden patches, [B, n], and their tokens, [B, n, d]."""
         _, hidden = split(mask)
         tokens = self.backbone.forward_features(images, masked=(mask, self.mask_token)).patches
-        return [Prediction(hidden, self.head(of_patches(tokens, hidden)))]
+        return hidden, of_patches(tokens, hidden)
 
     def forward(self, batch: Any, phase: str) -> dict[str, Any]:
         """The losses of a training batch, or what the metric takes of an evaluation batch."""
-        (prediction,) = self.predict(batch.image, batch.mask)
-        words = self.tokenizer(batch.image).flatten(1).gather(1, prediction.missing)
-        costs, right = word_costs(prediction.logits, words)
+        hidden, tokens = self._hidden(batch.image, batch.mask)
+        costs, right = word_costs(self.head, tokens, self.tokenizer(batch.image, hidden))
         if phase == "evaluate":
             terms = {"loss": costs, "right": right}
             return {"terms": terms, "features": self.features(batch.image), "labels": batch.label}

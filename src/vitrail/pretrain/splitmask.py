@@ -108,10 +108,9 @@ class SplitMaskTask(MaskedTask):
         terms: dict[str, Tensor] = {}
         losses = []
         if self.head is not None:
-            words = self.tokenizer(batch.image).flatten(1)
             missing = torch.cat([branch.missing for branch in branches], dim=1)  # all patches, each once
             unseen = torch.cat([of_patches(*branch) for branch in branches], dim=1)
-            costs, right = word_costs(self.head(unseen), words.gather(1, missing))
+            costs, right = word_costs(self.head, unseen, self.tokenizer(batch.image, missing))
             losses.append(costs)
             terms |= {"inpainting_loss": costs, "right": right}
         if self.settings.match:

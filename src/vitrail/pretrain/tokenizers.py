@@ -92,14 +92,26 @@ class Tokenizer(nn.Module):
         return columns.mT.unflatten(1, (images.shape[2] // side, images.shape[3] // side))
 
     @torch.no_grad()
-    def forward(self, images: Tensor) -> Tensor:
-        """Pictures [B, 3, H, W], normalised -> words [B, h, w] int64, h = ceil(H / patch of the network)."""
+    def forward(self, images: Tensor, only: Tensor | None = None) -> Tensor:
+        """The words of pictures.
+
+        Args:
+            images: [B, 3, H, W], normalised.
+            only: [B, n] int64, the numbers of the patches that are wanted, row by row from 0; None: all of them.
+
+        Returns:
+            [B, h, w] int64, h = ceil(H / patch of the network), or [B, n].
+        """
         with torch.autocast(images.device.type, enabled=False):
             if self.config.program is not None:
-                return self._ask(self.config.program, self.resized(images.float()))
+                words = self._ask(self.config.program, self.resized(images.float()))
+                return words if only is None else words.flatten(1).gather(1, only)
             vectors = self.patches(images.float())
-            parts = vectors.flatten(0, 2).split(_AT_ONCE)
-            return torch.cat([(part @ self.vocabulary.mT).argmax(dim=1) for part in parts]).view(vectors.shape[:3])
+            if only is not None:
+                vectors = vectors.flatten(1, 2)
+                vectors = vectors.gather(1, only[:, :, None].expand(-1, -1, vectors.shape[2]))
+            parts = vectors.flatten(0, -2).split(_AT_ONCE)
+            return torch.cat([(part @ self.vocabulary.mT).argmax(dim=1) for part in parts]).view(vectors.shape[:-1])
 
     def _ask(self, path: Path, images: Tensor) -> Tensor:
         if not self._program:

@@ -60,8 +60,8 @@ def train(experiment: "Experiment", folder: Path, resume: bool = False) -> "Resu
     Raises:
         VitrailError: the folder holds another run, the weights do not fit, the data cannot be read.
     """
-    from vitrail.bind.training import BindTask
-    from vitrail.compress.training import CodecTask
+    from vitrail.bind.training.binding import BindTask
+    from vitrail.compress.training.autoencoder import CodecTask
     from vitrail.engine.loop import fit
     from vitrail.pretrain.pretraining import MaskedTask
     from vitrail.weights import load_weights

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vitrail.backbones.vit import ViTConfig
-from vitrail.bind.clip import NORM_EPSILON
+from vitrail.bind.checkpoints.clip import NORM_EPSILON
 from vitrail.bind.modalities.audio import Audio
 from vitrail.bind.modalities.depth import Depth
 from vitrail.bind.modalities.image import Image
@@ -14,7 +14,7 @@ from vitrail.bind.modalities.text import Text
 from vitrail.bind.modalities.thermal import Thermal
 from vitrail.bind.modality import Modality
 from vitrail.bind.model import ImageBindConfig
-from vitrail.bind.training import BindTraining, Pairs
+from vitrail.bind.training.binding import BindTraining, Pairs
 from vitrail.engine.experiment import Loop
 from vitrail.engine.optim import OptimizerConfig
 

@@ -4,11 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from vitrail.compress.autoencoder import AUTOENCODERS, AutoencoderConfig
-from vitrail.compress.crops import Crops
-from vitrail.compress.perceptual_training import PerceptualTraining
 from vitrail.compress.prior import PriorConfig
-from vitrail.compress.prior_training import PriorTraining
-from vitrail.compress.training import AutoencoderTraining, Masking
+from vitrail.compress.training.autoencoder import AutoencoderTraining, Masking
+from vitrail.compress.training.crops import Crops
+from vitrail.compress.training.perceptual import PerceptualTraining
+from vitrail.compress.training.prior import PriorTraining
 from vitrail.data.datasets import ImageData
 from vitrail.engine.experiment import Loop
 from vitrail.engine.optim import OptimizerConfig

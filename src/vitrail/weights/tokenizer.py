@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.compress.autoencoder import Autoencoder
-from vitrail.compress.training import CodecTask
+from vitrail.compress.training.autoencoder import CodecTask
 from vitrail.data.augmentation import IMAGENET_MEAN, IMAGENET_STD
 from vitrail.engine.checkpoint import open_task
 from vitrail.errors import FileError, VitrailError

@@ -1,0 +1,1 @@
+"""Models as files: ours, the published layouts, CLIP's; in little memory."""

@@ -1,0 +1,1 @@
+"""Files of all senses, embedded into an index on disk and searched."""

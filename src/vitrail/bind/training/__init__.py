@@ -1,0 +1,1 @@
+"""Senses are bound in pairs."""

@@ -1,0 +1,191 @@
+"""The index is what its files are, through changes, kills and other processes."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from filelock import FileLock
+
+from vitrail.bind.search import index as module
+from vitrail.bind.search.index import MANIFEST, Embedded, Entry, Index, Source
+from vitrail.errors import FileError, VitrailError
+
+pytest.importorskip("pyarrow")
+
+
+def embed(sources):
+    """From a file's text: a vector for each word, ten seconds each; no word: nothing that can be embedded."""
+    return [embed_one(source) for source in sources]
+
+
+def embed_one(source):
+    words = source.path.read_text().split()
+    if not words:
+        return VitrailError(f"{source.name} is empty; leave it out.")
+    vectors = np.stack([vector(word) for word in words])
+    return Embedded([(10.0 * number, 10.0) for number in range(len(words))] if len(words) > 1 else [None], vectors)
+
+
+def vector(word):
+    made = np.random.default_rng(list(word.encode())).standard_normal(4).astype(np.float32)
+    return made / np.linalg.norm(made)
+
+
+@pytest.fixture
+def files(tmp_path):
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for name, text in {"a": "one", "b": "two three", "c": "four"}.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+def sources(folder):
+    return [Source(path, path.name, "text") for path in sorted(folder.iterdir())]
+
+
+def contents(index):
+    entries, vectors = index.read()
+    assert vectors.dtype == np.float32 and vectors.shape == (len(entries), 4)
+    return {(entry.name, entry.start): row.tolist() for entry, row in zip(entries, vectors, strict=True)}
+
+
+def test_only_what_is_new_or_changed_is_embedded(files, tmp_path):
+    index = Index.open_or_make(tmp_path / "index", "toy", 4)
+    asked = []
+
+    def recorded(given):
+        asked.append([source.name for source in given])
+        return embed(given)
+
+    assert index.update(sources(files), recorded, every=2) == module.Changes(3, 0, 0, ())
+    assert asked == [["a", "b"], ["c"]]
+    expected = {("a", None): "one", ("b", 0): "two", ("b", 10): "three", ("c", None): "four"}
+    assert contents(index) == {key: vector(word).tolist() for key, word in expected.items()}
+    assert index.read()[0][1] == Entry("b", "text", 0.0, 10.0)
+
+    (files / "b").write_text("five")
+    (files / "c").unlink()
+    (files / "d").write_text("six")
+    (files / "e").write_text("")
+    again = Index.open(tmp_path / "index")
+    assert again.update(sources(files), recorded) == module.Changes(2, 1, 1, ("e is empty; leave it out.",))
+    assert asked[2:] == [["b", "d", "e"]]
+    expected = {("a", None): "one", ("b", None): "five", ("d", None): "six"}
+    assert contents(again) == {key: vector(word).tolist() for key, word in expected.items()}
+    assert contents(Index.open(tmp_path / "index")) == contents(again)
+    assert again.version != index.version
+
+
+def test_pruning_can_be_left_out(files, tmp_path):
+    index = Index.open_or_make(tmp_path / "index", "toy", 4)
+    index.update(sources(files), embed)
+    assert index.update(sources(files)[:1], embed, prune=False) == module.Changes(0, 1, 0, ())
+    assert len(index.read()[0]) == 4
+
+
+def test_an_empty_index_can_be_read(tmp_path):
+    index = Index.open_or_make(tmp_path / "index", "toy", 4)
+    index.update([], embed)
+    assert contents(Index.open(tmp_path / "index")) == {}
+
+
+def test_parts_are_joined_when_they_are_many(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_MOST_PARTS", 3)
+    index = Index.open_or_make(tmp_path / "index", "toy", 4)
+    for number in range(8):
+        (files / "a").write_text(f"word{number} again" if number % 2 else f"word{number}")
+        index.update(sources(files), embed)
+        assert len(list((tmp_path / "index").glob("*.parquet"))) <= 3
+        assert [key for key in contents(index) if key[0] == "a"] == (
+            [("a", 0), ("a", 10)] if number % 2 else [("a", None)]
+        )
+    assert contents(index)["a", 0] == vector("word7").tolist()
+
+
+@pytest.mark.parametrize("writes", range(1, 9))
+def test_a_kill_leaves_the_index_as_it_was_or_as_it_will_be(files, tmp_path, monkeypatch, writes):
+    """A process of its own dies before its n-th rename; the next one ends as if nothing had been."""
+    monkeypatch.setattr(module, "_MOST_PARTS", 2)
+    index = Index.open_or_make(tmp_path / "index", "toy", 4)
+    index.update(sources(files)[:1], embed)
+    before = contents(index)
+    child = os.fork()
+    if not child:
+        left = [writes]
+        rename = Path.replace
+
+        def dying(path, target):
+            left[0] -= 1
+            if not left[0]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return rename(path, target)
+
+        monkeypatch.setattr(Path, "replace", dying)
+        index.update(sources(files), embed, every=1)
+        os._exit(0)
+    died = os.waitpid(child, 0)[1] == signal.SIGKILL
+    assert died == (writes <= 6)  # two parts, each with its manifest, and all joined
+    reopened = Index.open(tmp_path / "index")
+    assert before.items() <= contents(reopened).items()
+    changes = reopened.update(sources(files), embed)
+    assert changes.added + changes.kept == 3 and not changes.failed
+    assert sorted(contents(reopened)) == [("a", None), ("b", 0), ("b", 10), ("c", None)]
+    known = json.loads((tmp_path / "index" / MANIFEST).read_text())["parts"]
+    assert sorted(path.name for path in (tmp_path / "index").glob("*.parquet")) == known
+    assert not list((tmp_path / "index").glob(".0*"))
+
+
+def test_models_do_not_meet(files, tmp_path):
+    Index.open_or_make(tmp_path / "index", "toy", 4).update(sources(files), embed)
+    with pytest.raises(VitrailError, match="made by toy, whose vectors cannot be compared with those of other"):
+        Index.open_or_make(tmp_path / "index", "other", 4)
+    with pytest.raises(VitrailError, match="made by toy"):
+        Index.open_or_make(tmp_path / "index", "toy", 8)
+
+
+def test_one_process_at_a_time(files, tmp_path):
+    index = Index.open_or_make(tmp_path / "index", "toy", 4)
+    index.update(sources(files), embed)
+    with FileLock(tmp_path / "index" / ".lock"), pytest.raises(VitrailError, match="Another process is at work"):
+        Index.open(tmp_path / "index").update(sources(files), embed)
+
+
+def test_folders_that_are_no_index(files, tmp_path):
+    with pytest.raises(FileError, match="There is no index in"):
+        Index.open(tmp_path / "nothing")
+    with pytest.raises(FileError, match="holds other things than an index"):
+        Index.open_or_make(files, "toy", 4)
+    index = Index.open_or_make(tmp_path / "index", "toy", 4)
+    index.update(sources(files), embed)
+    next((tmp_path / "index").glob("*.parquet")).write_bytes(b"PAR1 not really")
+    with pytest.raises(FileError, match=r"parquet is damaged or missing; make the index anew"):
+        index.read()
+    (tmp_path / "index" / MANIFEST).write_text(
+        '{"format": 2, "model": "toy", "dimension": 4, "source": "", "parts": []}'
+    )
+    with pytest.raises(FileError, match="is of format 2, not 1"):
+        Index.open(tmp_path / "index")
+    for damaged in ('{"format": 1', "[]", '{"format": 1, "model": "toy"}', "\xff"):
+        (tmp_path / "index" / MANIFEST).write_text(damaged, encoding="latin-1")
+        with pytest.raises(FileError, match=r"index\.json is damaged"):
+            Index.open(tmp_path / "index")
+
+
+def test_a_file_of_two_senses_has_vectors_of_both(files, tmp_path):
+    index = Index.open_or_make(tmp_path / "index", "toy", 4)
+    video = Source(files / "a", "a", "image")
+    both = [video, replace(video, modality="audio")]
+    assert index.update(both, embed).added == 2
+    assert [(entry.name, entry.modality) for entry in index.read()[0]] == [("a", "audio"), ("a", "image")]
+    (files / "a").write_text("other")
+    assert index.update(both, embed) == module.Changes(2, 0, 0, ())
+    assert index.update([video], embed) == module.Changes(0, 1, 1, ())  # the sound track is gone
+    (entry,), (made,) = index.read()
+    assert entry.modality == "image"
+    np.testing.assert_array_equal(made, vector("other"))
+    assert index.update([replace(video, modality="depth")], embed) == module.Changes(1, 0, 1, ())  # it was no image

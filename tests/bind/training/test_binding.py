@@ -1,0 +1,173 @@
+"""Training binds senses in pairs: what is frozen stays, what is not to change does not, and what it learns is found."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from vitrail.bind import ImageBind, ImageBindConfig
+from vitrail.bind.modalities.depth import Depth
+from vitrail.bind.modalities.text import Text
+from vitrail.bind.modalities.thermal import Thermal
+from vitrail.bind.training.binding import BindTraining, Handfuls, Pairs
+from vitrail.data.loader import LoaderConfig, training_batches
+from vitrail.engine.checkpoint import open_task
+from vitrail.engine.curves import read_curves
+from vitrail.engine.experiment import Loop
+from vitrail.engine.optim import OptimizerConfig
+from vitrail.engine.processes import seed_all
+from vitrail.errors import VitrailError
+from vitrail.metrics.retrieval import retrieval
+from vitrail.recipes import train
+
+SMALL = {"width": 8, "depth": 1, "heads": 2}
+PLAIN = {**SMALL, "size": 16, "erasing": 0.0}
+MODEL = ImageBindConfig(
+    6,
+    {
+        "thermal": Thermal(**PLAIN, deep="full", temperature=None),
+        "depth": Depth(**PLAIN, temperature=0.2),
+        "text": Text(**SMALL, temperature=0.1),
+    },
+)
+
+
+@pytest.fixture
+def experiment(scenes):
+    return BindTraining(
+        model=MODEL,
+        pairs=(
+            Pairs(scenes, "thermal", "depth", update_first=False),
+            Pairs(scenes, "thermal", "text", columns=("thermal", "caption"), share=2),
+        ),
+        validation=Pairs(scenes, "depth", "text", columns=("depth", "caption")),
+        frozen=(),
+        optimizer=OptimizerConfig(lr=0.01, lr_batch_size=None, warmup_epochs=0, schedule="constant"),
+        loop=Loop(steps=2, batch_size=2, accelerator="cpu", log_every=1),
+        loader=LoaderConfig(workers=0),
+    )
+
+
+def batch_of(experiment):
+    (batch,) = training_batches(experiment.train_dataset(), batch_size=2, steps=1, loader=experiment.loader)
+    return batch
+
+
+def test_a_step_has_its_share_of_each_table(experiment):
+    batch = batch_of(experiment)
+    assert list(batch) == ["thermal_depth", "thermal_text"]
+    assert batch["thermal_depth"].first.shape == (2, 1, 1, 16, 16) == batch["thermal_depth"].second.shape
+    assert batch["thermal_text"].first.shape == (2, 2, 1, 16, 16) and batch["thermal_text"].second.shape == (2, 2, 77)
+    handfuls = experiment.train_dataset()
+    assert isinstance(handfuls, Handfuls) and len(handfuls) == 3
+    seen = {tuple(text.tolist()) for number in range(3) for text in handfuls[number]["thermal_text"].second}
+    assert len(seen) == 3  # each of the three texts, twice
+
+
+def test_the_loss_is_the_equation(experiment):
+    torch.manual_seed(0)
+    task, batch = experiment.build_task().double().eval(), batch_of(experiment)
+    for name, temperature, senses in (("thermal_depth", 0.2, ("thermal", "depth")), ("thermal_text", 0.1, None)):
+        first, second = (part.flatten(0, 1) for part in batch[name])
+        batch[name] = type(batch[name])(*(part.double() if part.is_floating_point() else part for part in batch[name]))
+        vectors = [
+            F.normalize(task.model.encoders[sense](part.double() if part.is_floating_point() else part), dim=1)
+            for sense, part in zip(senses or ("thermal", "text"), (first, second), strict=True)
+        ]
+        logits = vectors[0] @ vectors[1].mT / temperature
+        forth = logits.logsumexp(dim=1) - logits.diagonal()
+        back = logits.logsumexp(dim=0) - logits.diagonal()
+        made = task(batch, name)
+        # info_nce compares in float32
+        torch.testing.assert_close(made["loss"].double(), (forth + back).mean(), rtol=1e-5, atol=1e-5)
+        assert float(made["temperature"]) == pytest.approx(temperature)
+        assert float(made["accuracy"]) == pytest.approx(
+            float((logits.argmax(0) == logits.new_tensor(range(len(first)))).double().mean())
+        )
+
+
+def changed(experiment, folder):
+    """The senses whose encoders or scales a run has changed."""
+    seed_all(experiment.loop.seed)
+    before = experiment.build_task().state_dict()
+    after = open_task(folder)[1].state_dict()
+    return {name.split(".")[2] for name, value in after.items() if not torch.equal(value, before[name])}
+
+
+def test_each_kind_of_pairs_changes_what_it_may(experiment, tmp_path):
+    depth = replace(experiment, pairs=experiment.pairs[:1])
+    frozen = replace(experiment, frozen=("thermal",))
+    for name, one, expected in (
+        ("depth", depth, {"depth"}),
+        ("both", experiment, {"depth", "thermal", "text"}),
+        ("frozen", frozen, {"depth", "text"}),
+        ("frozen in part", replace(depth, frozen=("depth.blocks", "smell")), {"depth"}),
+    ):
+        train(one, tmp_path / name)
+        assert changed(one, tmp_path / name) == expected, name
+
+
+def test_a_run_is_evaluated_by_retrieval_and_is_a_model(experiment, tmp_path):
+    result = train(experiment, tmp_path / "run")
+    curves = read_curves(tmp_path / "run")
+    for name in ("thermal_depth", "thermal_text"):
+        assert {f"train/{name}/loss", f"train/{name}/accuracy", f"train/{name}/temperature"} <= curves.keys()
+    model = ImageBind.load(tmp_path / "run")
+    pairs = experiment.validation.open(MODEL)
+    sources = []
+    for number in range(3):
+        with pairs.opened(number) as both:
+            sources.append(both)
+    depths, texts = zip(*sources, strict=True)
+    vectors = model.embed({"depth": depths, "text": texts})
+    expected = retrieval(vectors["depth"], vectors["text"], names=("depth", "text"))
+    assert result.metrics == pytest.approx(expected)
+
+
+def test_low_rank_changes_train_little_and_are_merged(experiment, tmp_path):
+    thin = replace(experiment, low_rank=1, frozen=("thermal",))
+    train(thin, tmp_path / "run")
+    task = thin.build_task()
+    learned = {name for name, parameter in task.named_parameters() if parameter.requires_grad}
+    assert learned and all(name.endswith((".down", ".up", "text.log_scale")) for name in learned)
+    assert not any(name.startswith("model.encoders.thermal") for name in learned)
+    model = ImageBind.load(tmp_path / "run")
+    assert model.state_dict().keys() == MODEL.build().state_dict().keys()
+
+
+def test_frozen_encoders_are_taken_over(experiment, tmp_path):
+    torch.manual_seed(1)
+    trained = MODEL.build()
+    trained.save(tmp_path / "trained.safetensors")
+    frozen = replace(
+        experiment,
+        pairs=experiment.pairs[:1],
+        frozen=("thermal", "text"),
+        weights=str(tmp_path / "trained.safetensors"),
+    )
+    train(frozen, tmp_path / "run")
+    model = ImageBind.load(tmp_path / "run")
+    same = {
+        sense: all(
+            torch.equal(value, trained.encoders[sense].state_dict()[name])
+            for name, value in encoder.state_dict().items()
+        )
+        for sense, encoder in model.encoders.items()
+    }
+    assert same == {"thermal": True, "depth": False, "text": True}
+
+
+def test_pairs_that_bind_nothing(scenes, experiment):
+    with pytest.raises(VitrailError, match="Pairs of depth and depth bind nothing"):
+        Pairs(scenes, "depth", "depth")
+    with pytest.raises(
+        VitrailError, match="There are pairs of smell, which is none of the model's thermal, depth, text"
+    ):
+        replace(experiment, pairs=(Pairs(scenes, "thermal", "smell"),))
+    with pytest.raises(VitrailError, match="one table for each kind"):
+        replace(experiment, pairs=experiment.pairs[:1] * 2)
+    with pytest.raises(VitrailError, match="one table for each kind"):
+        replace(experiment, pairs=())
+    with pytest.raises(VitrailError, match=r"There is no depth\.backbone to freeze; .* parts stem, .*blocks, .*head"):
+        replace(experiment, frozen=("depth.backbone",)).build_task()
