@@ -26,7 +26,8 @@ def unknown(indices: np.ndarray) -> Grid:
 
 
 @pytest.mark.parametrize(
-    "scheme", [Scheme(), Scheme("raster", 1), Scheme("marginal", 1), Scheme("confidence_linear", 4), Scheme("confidence_doubling", 3)]
+    "scheme",
+    [Scheme(), Scheme("raster"), Scheme("marginal"), Scheme("confidence_linear", 4), Scheme("confidence_doubling", 3)],
 )
 def test_the_decoder_fills_in_what_the_encoder_was_given(coder, scheme):
     given = indices_of(5, 7)
