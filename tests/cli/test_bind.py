@@ -104,6 +104,8 @@ def test_search_by_a_text_and_by_sums(model, index, capsys):
     assert {hit["name"]: hit["similarity"] for hit in hits} == pytest.approx(expected, abs=1e-5)
     assert [hit["name"] for hit in hits] == sorted(expected, key=lambda name: -expected[name])
     assert search(index, capsys, "--text", "a", "--count", "1", "--only", "audio", "image") == []
+    assert main(["bind", "search", str(index), "--text", "a", "--only", "sound"]) == 1
+    assert "There is no sense sound for --only; choose among " in capsys.readouterr().err
     assert main(["bind", "search", str(index), "--text", "a dog barks", "--count", "1", "--device", "cpu"]) == 0
     assert capsys.readouterr().out == "similarity  sense  seconds  file\n     1.000  text            a.txt\n"
 

@@ -62,6 +62,27 @@ def test_resampling_by_definition(rate, new_rate):
         assert found[n].item() == pytest.approx(weights @ waveform.numpy(), abs=1e-12)
 
 
+@pytest.mark.parametrize("rate", [11127, 48001, 95999])
+def test_rates_of_no_short_ratio(tmp_path, rate):
+    tone = torch.sin(2 * math.pi * 440 * torch.arange(rate) / rate)
+    found = resample(tone, rate, RATE)
+    expected = torch.sin(2 * math.pi * 440 * torch.arange(RATE) / RATE)
+    assert len(found) == RATE
+    assert (found - expected)[100:-100].abs().max() < 0.04  # a few hundred-thousandths late after a second
+    assert len(open_sound(write(tmp_path / "a.wav", tone, rate)).read(0, 1)) == RATE
+
+
+def test_a_slow_rate():
+    assert len(resample(noise(10), 10, RATE)) == RATE
+
+
+def test_samples_that_are_no_numbers(tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.full(100, np.nan, dtype=np.float32), RATE, subtype="FLOAT")
+    with pytest.raises(CorruptSample, match="no finite numbers"):
+        open_sound(path).read(0, 1)
+
+
 @pytest.mark.parametrize("rate", [8000, 16000, 44100])
 def test_spans_are_those_of_the_whole_file(tmp_path, rate):
     sound = open_sound(write(tmp_path / "a.wav", noise(rate), rate))

@@ -215,7 +215,9 @@ def run_index(arguments: argparse.Namespace) -> int:
     if not folder.is_dir():
         raise FileError(f"There is no folder {folder}; name one that holds files.")
     model = _load(arguments.model, arguments.device)
-    index = Index.open_or_make(output, fingerprint(arguments.model), model.config.dimension, str(arguments.model))
+    source = Path(arguments.model)
+    name = str(source.resolve() if source.exists() else source)  # the index is searched from other folders too
+    index = Index.open_or_make(output, fingerprint(source), model.config.dimension, name)
     if arguments.workers:
         return _index_shards(index, model, folder, arguments)
     within = output.resolve()
@@ -256,9 +258,12 @@ def _say_changes(index: "Index", changes: "Changes") -> int:
 def run_search(arguments: argparse.Namespace) -> int:
     """`vitrail bind search`."""
     from vitrail.bind.checkpoints.storage import fingerprint
+    from vitrail.bind.modalities import MODALITIES
     from vitrail.bind.search.index import Index
     from vitrail.bind.search.searcher import EXACT_BELOW, Searcher, combine
 
+    if unknown := set(arguments.only) - set(MODALITIES):
+        raise VitrailError(f"There is no sense {min(unknown)} for --only; choose among {', '.join(MODALITIES)}.")
     query = _query(arguments.fields, "search by")
     index = Index.open(arguments.index)
     source = arguments.model or index.source

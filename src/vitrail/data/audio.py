@@ -6,6 +6,7 @@ Only the span that is asked for is read and resampled, so that files may last fo
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +25,7 @@ Channels = Literal["first", "mean"]
 
 _LEAD = 8 * 1152  # samples that are decoded ahead: after a jump, an MP3's first frames lack what was before them
 _RESULTS = 32  # of resampling, that are computed together
+_LONGEST_BLOCK = 640  # samples at the new rate: 11025 to 16000 Hz are 441 to 640
 _JUMP = 2.0  # seconds between spans that are decoded rather than jumped over
 
 
@@ -66,6 +68,8 @@ class Sound:
         if first < last:
             read = _read_soundfile if self.decoder == "soundfile" else _read_av
             part = torch.from_numpy(read(self, first, last, channels))
+            if not part.isfinite().all():
+                raise CorruptSample(self.path, "some of its samples are no finite numbers")
             found[first - start : first - start + len(part)] = part
         return found
 
@@ -158,7 +162,7 @@ def resample(waveform: Tensor, rate: int, new_rate: int) -> Tensor:
     if rate == new_rate:
         return waveform
     old, new = _ratio(rate, new_rate)
-    total, half = -(-len(waveform) * new // old), _half_width(old, new)
+    total, half = -(-len(waveform) * new_rate // rate), _half_width(old, new)
     blocks = -(-total // new)
     padded = torch.nn.functional.pad(waveform, (half, blocks * old + half - len(waveform)))
     return _resample_blocks(padded, old, new)[:total]
@@ -319,8 +323,13 @@ def _place(frame: Any, expected: int, rate: int, begin: float) -> int:
 
 
 def _ratio(rate: int, new_rate: int) -> tuple[int, int]:
-    common = math.gcd(rate, new_rate)
-    return rate // common, new_rate // common
+    """Two numbers of samples that last equally long, exactly for rates that are in use.
+
+    Others, 48001 to 16000 for instance, would need blocks as long as a second, and matrices of gigabytes: theirs is
+    the nearest ratio of short blocks, a few millionths off.
+    """
+    near = Fraction(rate, new_rate).limit_denominator(max(_LONGEST_BLOCK, -(-new_rate // rate)))
+    return near.numerator, near.denominator
 
 
 def _half_width(old: int, new: int) -> int:

@@ -210,3 +210,13 @@ def test_files_that_contradict_themselves(path, tmp_path):
         assert "does not describe a model that this version" in said(tensors, damaged)
     newer = about | {"config": about["config"] | {"colour": "red"}}
     assert "sets colour of bind.model.ImageBindConfig" in said(tensors, json.dumps(newer))
+
+
+def test_fingerprints_tell_models_apart(path, tmp_path):
+    data = bytearray(path.read_bytes()) + bytes(2**23)
+    names = [tmp_path / name for name in ("a.safetensors", "b.safetensors", "c.safetensors")]
+    for name, value in zip(names, (0, 1, 0), strict=True):
+        data[-(2**22) - 1] = value  # one byte, far from both ends
+        name.write_bytes(data)
+    first, second, third = map(storage.fingerprint, names)
+    assert first == third != second

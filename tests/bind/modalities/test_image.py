@@ -13,6 +13,7 @@ from PIL import Image as Pillow
 from vitrail.bind.augmentation import Crop
 from vitrail.bind.modalities.image import CLIP_MEAN, CLIP_STD, Image
 from vitrail.data.corrupt import CorruptSample
+from vitrail.data.images import SUFFIXES
 from vitrail.errors import VitrailError
 
 SHARED = Path(__file__).parents[3].parent / "shared"
@@ -35,6 +36,10 @@ def test_pictures_are_prepared_as_by_the_official_code():
     np.testing.assert_allclose(png[0], expected[0].astype(np.float32), atol=2e-3)  # stored in half precision
     # Only the same crop: the pixels of this file differ from the reference's by what another JPEG of it would.
     assert np.abs(jpeg[0].numpy() - expected[1]).mean() < 0.05
+
+
+def test_every_kind_of_picture_is_known():
+    assert {f".{kind}" for kind in SUFFIXES} < Image.suffixes
 
 
 def test_the_central_square(picture):

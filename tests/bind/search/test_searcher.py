@@ -150,3 +150,6 @@ def test_arithmetic():
         combine(axes[[0, 0]], [1, -1])
     with pytest.raises(VitrailError, match="3 things to search by have 1 weights"):
         combine(axes, [1])
+    with pytest.raises(VitrailError, match="no finite number"):
+        combine(axes, [1, 1, float("inf")])
+    np.testing.assert_allclose(combine(axes, [1e39, 0, 0]), [1, 0, 0])

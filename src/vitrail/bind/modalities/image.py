@@ -21,10 +21,11 @@ from vitrail.bind.modality import Modality, Span
 from vitrail.bind.prompts import IMAGENET_TEMPLATES
 from vitrail.bind.tower import BackboneEncoder
 from vitrail.config import check_range
+from vitrail.data import images, video
 from vitrail.data.audio import clip_starts
 from vitrail.data.augmentation import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, rand_augment, to_normalized
 from vitrail.data.images import read_image
-from vitrail.data.video import SUFFIXES, open_video
+from vitrail.data.video import open_video
 from vitrail.errors import VitrailError
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -42,9 +43,7 @@ class Image(Modality):
     name: ClassVar[str] = "image"
     window: ClassVar[float] = 2.0
     """Seconds of a clip."""
-    suffixes: ClassVar[frozenset[str]] = SUFFIXES | {
-        *(".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif", ".ppm")
-    }
+    suffixes: ClassVar[frozenset[str]] = video.SUFFIXES | {f".{kind}" for kind in images.SUFFIXES}
     templates: ClassVar[tuple[str, ...]] = IMAGENET_TEMPLATES
 
     width: int = 1280
@@ -205,7 +204,7 @@ class Image(Modality):
 
 
 def _is_video(source: str | Path) -> bool:
-    return Path(source).suffix.lower() in SUFFIXES
+    return Path(source).suffix.lower() in video.SUFFIXES
 
 
 @contextmanager

@@ -43,13 +43,15 @@ def combine(vectors: Vectors, weights: Sequence[float] | None = None) -> Vectors
         [d].
 
     Raises:
-        VitrailError: the sum is nothing, or weights and vectors differ in number.
+        VitrailError: the sum is nothing, a weight is not finite, or weights and vectors differ in number.
     """
     weights = [1.0] * len(vectors) if weights is None else weights
     if len(weights) != len(vectors):
         raise VitrailError(f"{len(vectors)} things to search by have {len(weights)} weights; give one to each.")
     units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    total = np.asarray(weights, dtype=np.float32) @ units
+    if not np.isfinite(weights).all():
+        raise VitrailError("A weight of what is searched by is no finite number; give each one, 1 for instance.")
+    total = np.asarray(weights, dtype=np.float64) @ units
     length = float(np.linalg.norm(total))
     if not length > 1e-6:
         raise VitrailError("What is searched by adds up to nothing; change the weights.")
