@@ -164,6 +164,7 @@ def test_several_frozen_senses_start_from_a_model(experiment, pretrained, street
     both = replace(
         experiment,
         frozen=("image", "thermal"),
+        weights=str(streets / "first"),
     )
     task = both.build_task()
     assert task.tower is None

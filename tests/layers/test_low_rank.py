@@ -1,11 +1,12 @@
 """LoRA changes nothing at first, only what is thin is trained, and it can be merged."""
 
+import pytest
 import torch
 from torch import nn
 
 from vitrail.layers.attention import SelfAttention
 from vitrail.layers.blocks import TransformerBlock
-from vitrail.layers.low_rank import LowRankLinear, add_low_rank, merge_low_rank
+from vitrail.layers.low_rank import LowRankLinear, add_low_rank, load_beneath, merge_low_rank
 
 
 def test_a_block_through_its_life():
@@ -43,3 +44,16 @@ def test_the_equation():
     expected = x @ (linear.weight + 0.25 * layer.up @ layer.down).mT
     torch.testing.assert_close(layer(x), expected, rtol=1e-12, atol=1e-12)
     assert layer.down.shape == (2, 4) and layer.up.shape == (3, 2) and layer.merged().bias is None
+
+
+def test_plain_weights_lie_beneath_the_changes():
+    torch.manual_seed(0)
+    plain, changed = (nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3)) for _ in range(2))
+    add_low_rank(changed, rank=1)
+    nn.init.normal_(changed[0].up)
+    inputs = torch.randn(2, 4)
+    change = inputs @ (changed[0].up @ changed[0].down).mT
+    load_beneath(changed, plain.state_dict())
+    torch.testing.assert_close(changed(inputs), plain[1](plain[0](inputs) + change))
+    with pytest.raises(RuntimeError, match=r"Missing key\(s\) in state_dict: \"1.bias\""):
+        load_beneath(changed, {key: value for key, value in plain.state_dict().items() if key != "1.bias"})

@@ -15,6 +15,7 @@ from vitrail.bind.modalities import MODALITIES
 from vitrail.bind.modality import Modality
 from vitrail.config import check_range
 from vitrail.errors import VitrailError
+from vitrail.layers.low_rank import load_beneath
 
 if TYPE_CHECKING:
     from vitrail.bind.checkpoints.compact import Weights
@@ -234,20 +235,31 @@ class ImageBind(nn.Module):
     def initialize(
         self,
         source: str | Path,
-        modalities: Sequence[str] = ("image", "text"),
+        modalities: Sequence[str] | None = None,
         settings: Mapping[str, Mapping[str, Any]] | None = None,
-    ) -> None:
+    ) -> tuple[str, ...]:
         """Takes over encoders (and temperatures) of a trained model, as of OpenCLIP's (Section 6.3.3).
 
         Args:
             source, settings: of the trained model, as for `load`.
-            modalities: whose encoders to take over; they must be of the same sizes and kinds in both.
+            modalities: whose encoders to take over; they must be of the same sizes and kinds in both. None: of all
+                senses that both have.
+
+        Returns:
+            The senses whose encoders were taken over.
 
         Raises:
-            VitrailError: there is no such model, or its encoders are others than this model's.
+            VitrailError: there is no such model, it has none of these senses, or its encoders are others than this
+                model's.
         """
         trained = ImageBind.load(source, modalities=modalities, settings=settings)
-        for name in modalities:
+        names = tuple(name for name in trained.config.modalities if modalities or name in self.config.modalities)
+        if not names:
+            raise VitrailError(
+                f"{source} has {', '.join(trained.config.modalities)}, and this model "
+                f"{', '.join(self.config.modalities)}: there is nothing to take over; give other weights."
+            )
+        for name in names:
             own, other = self.modality(name), trained.modality(name)
             for field in ("width", "depth", "heads", "norm_epsilon", "activation", "head_width"):
                 if getattr(own, field) != getattr(other, field):
@@ -256,7 +268,7 @@ class ImageBind(nn.Module):
                         f"{getattr(own, field)}; set it to the same."
                     )
             try:
-                self.encoders[name].load_state_dict(trained.encoders[name].state_dict())
+                load_beneath(self.encoders[name], trained.encoders[name].state_dict())
             except RuntimeError:
                 raise VitrailError(
                     f"The {name} encoder of {source} is for inputs or embeddings of another size than this model's; "
@@ -264,6 +276,7 @@ class ImageBind(nn.Module):
                 ) from None
             if name in self.scales and name in trained.scales:
                 self.scales[name].load_state_dict(trained.scales[name].state_dict())
+        return names
 
     def save(self, path: str | Path) -> None:
         """Writes the model to one file: see `vitrail.bind.checkpoints.storage.save_model`."""

@@ -142,7 +142,10 @@ def _read_table(path: Path, columns: Sequence[str], time_column: str | None) -> 
     if not lines:
         raise CorruptSample(path, "it is empty")
     delimiter = next((mark for mark in ",;\t" if mark in lines[0]), " ")
-    rows = list(csv.reader(lines, delimiter=delimiter, skipinitialspace=True))
+    try:
+        rows = list(csv.reader(lines, delimiter=delimiter, skipinitialspace=True))
+    except csv.Error as error:
+        raise CorruptSample(path, f"it is no table: {error}") from None
     header = None if all(_is_number(cell) for cell in rows[0]) else [cell.strip() for cell in rows.pop(0)]
     six, time = _choose(path, header, len(header or rows[0]), columns, time_column)
     wanted = six if time is None else [*six, time]

@@ -1,5 +1,7 @@
 """LoRA: training a large network by small changes of its matrices (Hu et al., 2022)."""
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -48,6 +50,22 @@ def add_low_rank(module: nn.Module, rank: int, scale: float = 1.0) -> None:
         for name, child in parent.named_children():
             if type(child) is nn.Linear:
                 setattr(parent, name, LowRankLinear(child, rank, scale))
+
+
+def load_beneath(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Loads the state of the plain module that `module` is, or was before `add_low_rank`; the changes stay.
+
+    Raises:
+        RuntimeError: as `load_state_dict`.
+    """
+    own = module.state_dict()
+    changes = {
+        f"{name}.{key}"
+        for name, layer in module.named_modules()
+        if isinstance(layer, LowRankLinear)
+        for key in ("down", "up")
+    }
+    module.load_state_dict({**{key: own[key] for key in changes}, **state})
 
 
 def merge_low_rank(module: nn.Module) -> None:

@@ -230,6 +230,9 @@ def test_more_errors(tmp_path):
     (tmp_path / "a.csv").write_bytes(b"\xff\x00\xfe")
     with pytest.raises(CorruptSample, match="it is no table of text"):
         Inertial().read(tmp_path / "a.csv")
+    (tmp_path / "long.csv").write_text("1," * 5 + "2" * 200_000)
+    with pytest.raises(CorruptSample, match="it is no table: field larger than field limit"):
+        Inertial().read(tmp_path / "long.csv")
     with pytest.raises(CorruptSample, match=r"its shape is \[5, 7\] rather than \[T, 6\] or \[6, T\]"):
         Inertial(rate=50).read(np.zeros((5, 7)))
     write(tmp_path / "b.csv", HEADERS[0], motion(50, 1))

@@ -51,6 +51,9 @@ def test_files_hold_text(text, tmp_path):
     path.write_bytes(b"\xff\xfe\xfa")
     with pytest.raises(CorruptSample, match=r"it is not text in UTF-8"):
         text.read(path)
+    path.write_text(" \n")
+    with pytest.raises(CorruptSample, match="it holds no text"):
+        text.read(path)
     with pytest.raises(FileError, match="No such file"):
         text.read(tmp_path / "none.txt")
 

@@ -81,6 +81,19 @@ def test_only_what_is_new_or_changed_is_embedded(files, tmp_path):
     assert again.version != index.version
 
 
+def test_a_file_that_can_no_longer_be_embedded_is_forgotten(files, tmp_path):
+    index = Index.open_or_make(tmp_path / "index", "toy", 4)
+    index.update(sources(files), embed)
+    (files / "b").write_text("")
+    assert index.update(sources(files), embed) == module.Changes(0, 2, 0, ("b is empty; leave it out.",))
+    assert {entry.name for entry in index.read()[0]} == {"a", "c"}
+
+
+def test_names_that_cannot_be_kept(tmp_path):
+    with pytest.raises(FileError, match=r"The name 'b\\udcff' is not in UTF-8"):
+        Source(tmp_path, "b\udcff", "text")
+
+
 def test_pruning_can_be_left_out(files, tmp_path):
     index = Index.open_or_make(tmp_path / "index", "toy", 4)
     index.update(sources(files), embed)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from vitrail.bind import ImageBind, ImageBindConfig
 from vitrail.bind.modalities.depth import Depth
+from vitrail.bind.modalities.imu import Inertial
 from vitrail.bind.modalities.text import Text
 from vitrail.bind.modalities.thermal import Thermal
 from vitrail.bind.training.binding import BindTraining, Handfuls, Pairs
@@ -87,22 +88,33 @@ def test_the_loss_is_the_equation(experiment):
         )
 
 
+@pytest.fixture
+def start(tmp_path):
+    """A file of a model that training may start from."""
+    torch.manual_seed(1)
+    MODEL.build().save(tmp_path / "start.safetensors")
+    return str(tmp_path / "start.safetensors")
+
+
 def changed(experiment, folder):
     """The senses whose encoders or scales a run has changed."""
     seed_all(experiment.loop.seed)
-    before = experiment.build_task().state_dict()
+    task = experiment.build_task()
+    if experiment.weights:
+        task.start_from(experiment.weights)
+    before = task.state_dict()
     after = open_task(folder)[1].state_dict()
     return {name.split(".")[2] for name, value in after.items() if not torch.equal(value, before[name])}
 
 
-def test_each_kind_of_pairs_changes_what_it_may(experiment, tmp_path):
+def test_each_kind_of_pairs_changes_what_it_may(experiment, start, tmp_path):
     depth = replace(experiment, pairs=experiment.pairs[:1])
-    frozen = replace(experiment, frozen=("thermal",))
+    frozen = replace(experiment, frozen=("thermal",), weights=start)
     for name, one, expected in (
         ("depth", depth, {"depth"}),
         ("both", experiment, {"depth", "thermal", "text"}),
         ("frozen", frozen, {"depth", "text"}),
-        ("frozen in part", replace(depth, frozen=("depth.blocks", "smell")), {"depth"}),
+        ("frozen in part", replace(depth, frozen=("depth.blocks", "text"), weights=start), {"depth"}),
     ):
         train(one, tmp_path / name)
         assert changed(one, tmp_path / name) == expected, name
@@ -125,8 +137,8 @@ def test_a_run_is_evaluated_by_retrieval_and_is_a_model(experiment, tmp_path):
     assert result.metrics == pytest.approx(expected)
 
 
-def test_low_rank_changes_train_little_and_are_merged(experiment, tmp_path):
-    thin = replace(experiment, low_rank=1, frozen=("thermal",))
+def test_low_rank_changes_train_little_and_are_merged(experiment, start, tmp_path):
+    thin = replace(experiment, low_rank=1, frozen=("thermal",), weights=start, initialized=("thermal", "depth"))
     train(thin, tmp_path / "run")
     task = thin.build_task()
     learned = {name for name, parameter in task.named_parameters() if parameter.requires_grad}
@@ -134,18 +146,17 @@ def test_low_rank_changes_train_little_and_are_merged(experiment, tmp_path):
     assert not any(name.startswith("model.encoders.thermal") for name in learned)
     model = ImageBind.load(tmp_path / "run")
     assert model.state_dict().keys() == MODEL.build().state_dict().keys()
+    name = "blocks.0.feed_forward.expand.weight"
+    trained = ImageBind.load(start)
+    change = model.encoders["depth"].state_dict()[name] - trained.encoders["depth"].state_dict()[name]
+    assert torch.linalg.matrix_rank(change, tol=1e-6) == 1
+    with pytest.raises(VitrailError, match="there is nothing to take over"):
+        replace(MODEL, modalities={"imu": Inertial(**SMALL)}).build().initialize(start)
 
 
-def test_frozen_encoders_are_taken_over(experiment, tmp_path):
-    torch.manual_seed(1)
-    trained = MODEL.build()
-    trained.save(tmp_path / "trained.safetensors")
-    frozen = replace(
-        experiment,
-        pairs=experiment.pairs[:1],
-        frozen=("thermal", "text"),
-        weights=str(tmp_path / "trained.safetensors"),
-    )
+def test_encoders_start_from_weights(experiment, start, tmp_path):
+    trained = ImageBind.load(start)
+    frozen = replace(experiment, pairs=experiment.pairs[:1], frozen=("thermal", "text"), weights=start)
     train(frozen, tmp_path / "run")
     model = ImageBind.load(tmp_path / "run")
     same = {
@@ -156,6 +167,8 @@ def test_frozen_encoders_are_taken_over(experiment, tmp_path):
         for sense, encoder in model.encoders.items()
     }
     assert same == {"thermal": True, "depth": False, "text": True}
+    state, begun = model.encoders["depth"].state_dict(), trained.encoders["depth"].state_dict()
+    assert max(float((state[name] - begun[name]).abs().max()) for name in state) < 0.05  # two steps of about 0.01
 
 
 def test_pairs_that_bind_nothing(scenes, experiment):
@@ -171,3 +184,18 @@ def test_pairs_that_bind_nothing(scenes, experiment):
         replace(experiment, pairs=())
     with pytest.raises(VitrailError, match=r"There is no depth\.backbone to freeze; .* parts stem, .*blocks, .*head"):
         replace(experiment, frozen=("depth.backbone",)).build_task()
+    with pytest.raises(
+        VitrailError, match="There is no sense imagee to freeze or to initialize; the model has thermal, depth, text"
+    ):
+        replace(experiment, frozen=("imagee",))
+    for start in ({}, {"weights": "known.safetensors", "initialized": ("depth",)}):
+        with pytest.raises(VitrailError, match="thermal is frozen and would start from nothing; give weights"):
+            replace(experiment, frozen=("thermal",), **start)
+
+
+def test_weights_must_have_what_is_frozen(experiment, tmp_path):
+    depth = replace(MODEL, modalities={"depth": MODEL.modalities["depth"]}).build()
+    depth.save(tmp_path / "depth.safetensors")
+    with pytest.raises(VitrailError, match=r"thermal is frozen, and .*depth\.safetensors has none"):
+        task = replace(experiment, frozen=("thermal",), weights=str(tmp_path / "depth.safetensors")).build_task()
+        task.start_from(str(tmp_path / "depth.safetensors"))

@@ -54,7 +54,7 @@ class Text(Modality):
 
         Raises:
             FileError: there is no such file.
-            CorruptSample: it is not UTF-8.
+            CorruptSample: it is not UTF-8, or holds nothing.
             VitrailError: the packages of the extra are missing.
         """
         text, where = source, "The text"
@@ -90,8 +90,11 @@ def _tokenizer() -> Callable[[str], list[int]]:
 
 def _written(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise CorruptSample(path, "it is not text in UTF-8") from None
     except OSError as error:
         raise FileError(f"Cannot read {path}: {error.strerror or error}; check the path.") from None
+    if not text.strip():
+        raise CorruptSample(path, "it holds no text")
+    return text

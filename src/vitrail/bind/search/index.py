@@ -39,6 +39,12 @@ class Source:
     modality: str
     """Which sense it belongs to."""
 
+    def __post_init__(self) -> None:
+        try:
+            self.name.encode()
+        except UnicodeEncodeError:
+            raise FileError(f"The name {self.name!a} is not in UTF-8, as an index keeps names; rename it.") from None
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -146,7 +152,7 @@ class Index:
         prune: bool = True,
         done: Callable[[int], None] = lambda files: None,
     ) -> Changes:
-        """Embeds what is new or changed.
+        """Embeds what is new or changed, and forgets what has changed into something that cannot be embedded.
 
         Args:
             sources: of different names, or senses: a video's pictures and its sound have one name.
@@ -175,6 +181,8 @@ class Index:
                 for (source, stamp), result in zip(stale, made, strict=True):
                     if isinstance(result, VitrailError):
                         failed.append(str(result))
+                        if (source.name, source.modality) in stamps:  # what was embedded of it is no longer in it
+                            rows.append(_Row(source.name, source.modality))
                     else:
                         rows += _rows(source, stamp, result)
                         added += 1

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vitrail.bind.modalities.image import Image
 from vitrail.bind.modality import Modality
 from vitrail.bind.model import ImageBindConfig
 from vitrail.bind.tower import BackboneEncoder
@@ -89,6 +90,9 @@ class BindTraining(Experiment):
     emerges."""
     frozen: tuple[str, ...] = ("image", "text")
     """Senses whose encoders stay as they are; `image.backbone`: the backbone alone, while its head learns."""
+    initialized: tuple[str, ...] | None = None
+    """Senses whose encoders start from `weights`; None: all that both models have. Weights of a backbone are for the
+    tower of images alone."""
     low_rank: int | None = None
     """Train low-rank changes of this rank (LoRA) instead of whole matrices; None: whole matrices."""
     optimizer: OptimizerConfig = field(
@@ -105,6 +109,31 @@ class BindTraining(Experiment):
         for pairs in (*self.pairs, *([self.validation] if self.validation else [])):
             for sense in (pairs.first, pairs.second):
                 _modality(self.model, sense)
+        known = {*self.model.modalities, "image", "text"}  # the default names both, of models without them too
+        for path in (*self.frozen, *(self.initialized or ())):
+            if path.partition(".")[0] not in known:
+                raise VitrailError(
+                    f"There is no sense {path} to freeze or to initialize; the model has "
+                    f"{', '.join(self.model.modalities)}."
+                )
+        self._check_start()
+
+    def _check_start(self) -> None:
+        """What is frozen must have learned before."""
+        begun = self.model.modalities if self.initialized is None else self.initialized
+        for pairs in self.pairs:
+            for sense in {pairs.first, pairs.second}.intersection(self.frozen):
+                if not self.weights or self.starts_tower or sense not in begun:
+                    raise VitrailError(
+                        f"{sense} is frozen and would start from nothing; give weights that it starts from, or leave "
+                        "it out of frozen."
+                    )
+
+    @property
+    def starts_tower(self) -> bool:
+        """Whether `weights` are those of a backbone, for the tower of images alone."""
+        image = self.model.modalities.get("image")
+        return isinstance(image, Image) and image.backbone is not None and "image" not in self.frozen
 
     def build_task(self) -> "BindTask":
         """The model with its losses."""
@@ -187,19 +216,21 @@ class BindTask(Task):
 
     @property
     def tower(self) -> nn.Module | None:
-        """The backbone of images that starts from weights of its own, unless all of the encoder is frozen."""
+        """The backbone of images that starts from weights of its own; None: there is none, or not of its own."""
         encoder = dict(self.model.encoders.items()).get("image")
-        if not isinstance(encoder, BackboneEncoder) or "image" in self.experiment.frozen:
-            return None
-        return encoder.backbone
+        return encoder.backbone if isinstance(encoder, BackboneEncoder) and self.experiment.starts_tower else None
 
     def start_from(self, source: str) -> None:
-        """Takes over the encoders of the frozen senses from a trained model, such as OpenCLIP's.
+        """Takes over encoders from a trained model, such as OpenCLIP's: see `BindTraining.initialized`.
 
         Raises:
-            VitrailError: there is no such model, or its encoders are others than this model's.
+            VitrailError: there is no such model, its encoders are others than this model's, or it lacks one that is
+                frozen or initialized.
         """
-        self.model.initialize(source, [name for name in self.experiment.frozen if name in self.model.encoders])
+        taken = self.model.initialize(source, self.experiment.initialized)
+        for sense in self.experiment.frozen:
+            if sense in self.model.encoders and sense not in taken:
+                raise VitrailError(f"{sense} is frozen, and {source} has none that it could start from.")
 
     def train(self, mode: bool = True) -> "BindTask":
         """What is frozen stays as in evaluation."""

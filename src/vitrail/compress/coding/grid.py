@@ -114,6 +114,7 @@ class GridCoder:
     def _offset(stream: Encoder | Decoder, logits: NDArray[np.float64]) -> int:
         return stream.offset(choose_offset(logits) if isinstance(stream, Encoder) else 0)
 
+    @torch.no_grad()
     def _context(self, grid: Grid) -> Tensor:
         """What the prior makes of the known indices, [h * w, d] float64."""
         device = next(self.prior.parameters()).device
@@ -122,6 +123,7 @@ class GridCoder:
         hidden = torch.where(known[..., None], indices, 0)
         return self.prior.context(hidden[None].to(device), known[None].to(device))[0].flatten(0, 1)
 
+    @torch.no_grad()
     def _logits(self, context: Tensor, positions: Integers, quality: int) -> NDArray[np.float64]:
         """[n, m, V] of some positions."""
         taken = context[torch.from_numpy(positions).to(context.device)]
