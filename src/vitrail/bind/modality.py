@@ -8,11 +8,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from vitrail.bind.spans import Span
 from vitrail.config import check_range
 from vitrail.errors import VitrailError
-
-Span = tuple[float, float]
-"""Start and length of a part of a recording, in seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +84,19 @@ class Modality:
             CorruptSample: it is damaged.
         """
         raise NotImplementedError
+
+    def read_part(self, source: str | Path, part: Span) -> Tensor:
+        """A part of a recording, as `read` gives all of it; what does not last, as pictures, is read as ever.
+
+        Args:
+            source: the file.
+            part: start and length in seconds; an infinite length: to the end. As in training, a part shorter than the
+                encoder's window goes on beyond its end.
+
+        Raises:
+            FileError, CorruptSample: as `read`; or the part begins after the end.
+        """
+        return self.read(source)
 
     def parts(self, source: str | Path) -> Iterator[tuple[Span | None, Tensor]]:
         """What `read` gives, part by part, so that little of a long recording is in memory at a time.

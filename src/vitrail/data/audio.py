@@ -229,19 +229,24 @@ def mel_triangles(bins: int) -> Tensor:
     return weights
 
 
-def clip_starts(duration: float, clip: float, clips: int | Literal["cover"]) -> list[float]:
+def clip_starts(
+    duration: float, clip: float, clips: int | Literal["cover"], part: tuple[float, float] = (0.0, math.inf)
+) -> list[float]:
     """Where clips begin that are spread evenly over a file, the first at its start and the last up to its end.
 
     Args:
         duration, clip: seconds of the file and of a clip.
         clips: how many; "cover": ceil(duration / clip), which leave nothing out (Section 6.3.3.1).
+        part: start and length in seconds of the part of the file that counts.
 
     Returns:
-        Seconds; all 0 where the file is no longer than a clip.
+        Seconds; all the same where the file, or the part, is no longer than a clip. At the end of the file, a part that
+        is shorter begins earlier, so that there is a whole clip.
     """
-    count = max(math.ceil(duration / clip - 1e-6), 1) if clips == "cover" else clips
-    last = max(duration - clip, 0)
-    return [last * number / max(count - 1, 1) for number in range(count)]
+    begin, length = part[0], min(part[1], duration - part[0])
+    count = max(math.ceil(length / clip - 1e-6), 1) if clips == "cover" else clips
+    first, room = max(min(begin, duration - clip), 0), max(length - clip, 0)
+    return [first + room * number / max(count - 1, 1) for number in range(count)]
 
 
 def _package(name: str) -> Any:

@@ -87,6 +87,21 @@ def test_tables_of_captions_and_of_pairs(tmp_path):
     assert pairs.items == (Item(tmp_path / "x.jpg", matches=(tmp_path / "x.png",)),)
 
 
+def test_parts_and_settings(tmp_path):
+    lines = [
+        "audio,image,start,seconds,audio.padding,image.crops,imu.rate",
+        "x.wav,x.mp4,2,3,repeat,1,x",
+        "x.wav,y.mp4,,,,,",
+    ]
+    data = open_data(table(tmp_path / "a.csv", *lines, "x.wav,z.mp4,2,3,,,"))
+    first, second = data.items
+    assert first.span == (2.0, 3.0) and second.span is None and second.settings == {}
+    assert first.matches == (tmp_path / "x.mp4", tmp_path / "z.mp4") and second.matches == (tmp_path / "y.mp4",)
+    assert first.settings == {"audio": {"padding": "repeat"}, "image": {"crops": 1}}
+    with pytest.raises(FileError, match=r"Row 1 of .* has a setting that cannot be: audio has no field 'loud'"):
+        open_data(table(tmp_path / "b.csv", "audio,label,audio.loud", "x.wav,rain,1"))
+
+
 @pytest.mark.parametrize(
     ("lines", "sentence"),
     [

@@ -1,7 +1,10 @@
 """Scores against what a few lines of arithmetic, and scikit-learn, say of the same vectors."""
 
+import math
+
 import numpy as np
 import pytest
+import soundfile
 import torch
 from PIL import Image as Pillow
 from sklearn.metrics import average_precision_score
@@ -18,6 +21,7 @@ from vitrail.bind.evaluation.evaluate import (
     zero_shot,
 )
 from vitrail.bind.evaluation.zero_shot import ZeroShotClassifier
+from vitrail.bind.modalities.audio import Audio
 from vitrail.bind.modalities.depth import Depth
 from vitrail.bind.modalities.image import Image
 from vitrail.bind.modalities.text import Text
@@ -76,6 +80,19 @@ def test_files_that_cannot_be_read(model, pictures):
         embed_items(model, items[1:2], ["thermal"], on_corrupt="skip")
 
 
+def test_parts_of_recordings(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 160000), 16000)
+    torch.manual_seed(0)
+    model = ImageBindConfig(8, {"audio": Audio(**TINY)}).build().eval()
+    spans = (None, (1.0, 2.0), (4.0, 3.0), (7.0, math.inf))
+    items = [Item(tmp_path / "a.wav", matches=(tmp_path / "a.wav",), span=span) for span in spans]
+    assert read_item(Audio(), items[1]).equal(Audio().read_part(tmp_path / "a.wav", (1.0, 2.0)))
+    found = embed_items(model, items, ["audio"])
+    assert len(found.vectors.unique(dim=0)) == 4
+    figures = evaluate_retrieval(model, found, "audio", partner="audio")  # each part matches the same part
+    assert figures["audio_to_audio_r1"] == 1
+
+
 def test_boxes_and_settings(pictures):
     path = pictures / "0.png"
     values = np.asarray(Pillow.open(path))
@@ -90,7 +107,7 @@ def test_boxes_and_settings(pictures):
     depth = Depth(**TINY, size=32)
     settings = {"encoding": "sunrgbd", "sensor": "xtion", "focal_length": 500.0}
     own = Depth(**TINY, size=32, **settings)
-    assert read_item(depth, Item(path, settings=settings)).equal(own.read(path))
+    assert read_item(depth, Item(path, settings={"depth": settings})).equal(own.read(path))
     assert not own.read(path).equal(depth.read(path))
 
 

@@ -135,7 +135,7 @@ def test_sun_rgbd(tmp_path):
     assert data.sense == "depth" and data.classes == SUN_D
     assert [item.labels for item in data.items] == [("dining area",), ("living room",)]
     assert data.items[0].path == tmp_path / "SUNRGBD" / names[0] / "depth_bfx/0001.png"
-    assert data.items[1].settings == {"encoding": "sunrgbd", "sensor": "xtion", "focal_length": 570.25}
+    assert data.items[1].settings["depth"] == {"encoding": "sunrgbd", "sensor": "xtion", "focal_length": 570.25}
     (tmp_path / "SUNRGBD" / names[0] / "scene.txt").unlink()
     with pytest.raises(FileError, match=r"has no intrinsics\.txt and scene.txt"):
         LAYOUTS["sun_rgbd"](tmp_path)
@@ -147,7 +147,7 @@ def test_nyu_d(tmp_path):
     savemat(tmp_path / "splits.mat", {"testNdxs": np.array([[1], [1449]]), "trainNdxs": np.array([[2]])})
     data = LAYOUTS["nyu_d"](tmp_path)
     assert data.classes == NYU_D and [item.labels for item in data.items] == [("home office",), ("other",)]
-    assert data.items[0].settings["sensor"] == "kv1"
+    assert data.items[0].settings["depth"]["sensor"] == "kv1"
 
 
 def test_llvip(tmp_path):

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import soundfile
@@ -5,6 +7,7 @@ import torch
 
 from vitrail.bind.modalities.audio import Audio
 from vitrail.data.audio import log_mel
+from vitrail.data.corrupt import CorruptSample
 
 
 @pytest.fixture
@@ -25,6 +28,22 @@ def test_clips(path):
         torch.testing.assert_close(clip[0, :, :198], (log_mel(waveform[start : start + 32000]) + 4.268) / 9.138)
     assert (found[..., 198:] == torch.tensor(4.268) / 9.138).all()
     assert torch.equal(Audio(clips="cover").read(path), found)
+
+
+def test_a_part_of_a_file(path):
+    waveform = torch.from_numpy(soundfile.read(path, dtype="float32")[0])  # 5 s
+
+    def expected(*starts):
+        clips = [log_mel(waveform[start : start + 32000]) for start in starts]
+        return torch.stack([torch.nn.functional.pad(clip, (0, 6))[None] for clip in clips]).add(4.268) / 9.138
+
+    two = Audio(clips=2)
+    torch.testing.assert_close(two.read_part(path, (1.0, 3.0)), expected(16000, 32000))
+    torch.testing.assert_close(two.read_part(path, (2.0, math.inf)), expected(32000, 48000))
+    torch.testing.assert_close(two.read_part(path, (1.0, 0.5)), expected(16000, 16000))
+    torch.testing.assert_close(Audio(clips="cover").read_part(path, (4.5, math.inf)), expected(48000))
+    with pytest.raises(CorruptSample, match="it lasts 5 s, and a part is to begin at 7 s"):
+        two.read_part(path, (7.0, 1.0))
 
 
 def test_short_sounds_are_padded_or_repeated(tmp_path):

@@ -151,6 +151,17 @@ def test_the_views_of_a_video(video):
     assert spans == [(0.0, 2.0), (pytest.approx(1), pytest.approx(2))]
 
 
+def test_a_part_of_a_video(video, picture):
+    one = replace(PLAIN, clips=1, crops=1)
+    (span,) = [span for span, _ in one.parts(video)]
+    assert span == (0, 2)
+    torch.testing.assert_close(one.read_part(video, (0.5, 2.0)), replace(one, clips=3).read(video)[1:2])
+    torch.testing.assert_close(one.read_part(video, (2.9, 2.0)), replace(one, clips=2).read(video)[1:])
+    assert torch.equal(PLAIN.read_part(picture, (100.0, 2.0)), PLAIN.read(picture))
+    with pytest.raises(CorruptSample, match="it lasts 3 s, and a part is to begin at 3 s"):
+        PLAIN.read_part(video, (3.0, 1.0))
+
+
 def test_a_clip_at_random(video):
     modality = replace(PLAIN, scale=(1.0, 1.0), colour_jitter=0.4, erasing=1.0)
     one, other = (sample(modality, video, seed) for seed in (0, 1))

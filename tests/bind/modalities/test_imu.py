@@ -171,14 +171,19 @@ def test_windows():
         torch.testing.assert_close(window, whole[:, begin : begin + 2000])
     (centre,) = Inertial(rate=400, windows="centre").read(values)
     torch.testing.assert_close(centre, whole[:, 1400:3400])
-    (at,) = Inertial(rate=400).read(values, start=2.5)
+    (at,) = Inertial(rate=400).read_part(values, (2.5, 4.0))
     torch.testing.assert_close(at, whole[:, 1000:3000])
-    (end,) = Inertial(rate=400).read(values, start=11.0)
+    first, last = Inertial(rate=400).read_part(values, (1.0, 6.0))
+    torch.testing.assert_close(first, whole[:, 400:2400])
+    torch.testing.assert_close(last, whole[:, 800:2800])
+    (middle,) = Inertial(rate=400, windows="centre").read_part(values, (1.0, 6.0))
+    torch.testing.assert_close(middle, whole[:, 600:2600])
+    (end,) = Inertial(rate=400).read_part(values, (11.0, math.inf))
     torch.testing.assert_close(end[:, :400], whole[:, 4400:])
     assert (end[:, 400:] == whole[:, -1:]).all()
     for start in (12.0, -1.0):
         with pytest.raises(CorruptSample, match=f"it lasts 12 s, and a window is to begin at {start:g} s"):
-            Inertial(rate=400).read(values, start=start)
+            Inertial(rate=400).read_part(values, (start, 5.0))
 
 
 def test_samples():

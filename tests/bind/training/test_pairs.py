@@ -144,6 +144,16 @@ def test_a_part_holds_for_one_sense_too(recordings, tmp_path):
     assert float(pairs[0].second[3, 0]) == pytest.approx(21.5, abs=2e-3)
 
 
+def test_evaluations_read_the_part_of_the_row(recordings):
+    pairs = PairTable(recordings(",", "12,", "3,7", ",5"), Inertial(**SMALL), Wrist(**SMALL))
+    found = [[[float(window[3, 0]) for window in windows] for windows in pairs.read(number)] for number in range(4)]
+    ends = [25, 15], [25, 15], [5, 5], [0, 0]  # where the last window begins
+    for (first, second), begin, (last, other) in zip(found, (0, 12, 3, 0), ends, strict=True):
+        assert [first[0], second[0]] == pytest.approx([begin, begin], abs=2e-3)
+        assert [first[-1], second[-1]] == pytest.approx([last, other], abs=2e-3)
+    assert [(len(first), len(second)) for first, second in found] == [(6, 4), (4, 2), (2, 2), (1, 1)]
+
+
 def test_parquet(scenes):
     arrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
@@ -187,10 +197,18 @@ def test_the_part_follows_the_rate_of_the_row(tmp_path):
 @pytest.mark.parametrize(
     ("column", "cell", "sentence"),
     [
-        ("depth.sensor", "kv3", "Row 1 of .* has the depth.sensor 'kv3'; it must be one of kv1, kv2, realsense, xtion"),
-        ("depth.focal_length", "x", "Row 1 of .* has the depth.focal_length 'x'; it must be a number"),
+        (
+            "depth.sensor",
+            "kv3",
+            r"Row 1 of .* has a setting that cannot be: depth\.sensor is 'kv3'; it must be one of kv1, kv2, ",
+        ),
+        ("depth.focal_length", "x", r"depth\.focal_length is 'x'; it must be a number"),
         ("depth.focal_length", "-1", r"has a setting that cannot be: Depth.focal_length is -1.0; it must be above 0"),
-        ("depth.lens", "1", "Row 1 of .* has a column depth.lens, but depth has no field lens; rename or remove it"),
+        (
+            "depth.lens",
+            "1",
+            "Row 1 of .* has a setting that cannot be: depth has no field 'lens'; choose among activation, baseline, ",
+        ),
     ],
 )
 def test_fields_that_cannot_be(tmp_path, column, cell, sentence):

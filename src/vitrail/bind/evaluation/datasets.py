@@ -10,6 +10,8 @@ from typing import Any
 
 from vitrail.bind.modalities import MODALITIES
 from vitrail.bind.search.bulk import modality_of, sort_files
+from vitrail.bind.settings import parse_setting
+from vitrail.bind.spans import Span, known_span, row_span
 from vitrail.data.images import natural_key
 from vitrail.data.labels import LabelEncoder
 from vitrail.errors import FileError, VitrailError
@@ -33,8 +35,10 @@ class Item:
     """What belongs to it: captions, or files of another sense."""
     box: tuple[int, int, int, int] | None = None
     """Left, top, right and bottom in pixels, the latter two excluded, of the part that counts; None: all of it."""
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of its sense that hold for this file, such as the sensor of a depth map."""
+    span: Span | None = None
+    """Of a recording, the part that counts, and of the matches if they are files; None: all of it."""
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Sense -> fields that hold for this file, such as the sensor of a depth map."""
     fold: str | None = None
     """Of cross-validation."""
 
@@ -101,6 +105,9 @@ def open_table(table: Path, sense: str | None = None, classes: Classes | None = 
     classes with "|" between them; or `caption`, or several that begin so (`caption_1`, ...); or another column called
     as a sense, of the texts or files that belong together. A file may stand in several rows, and `fold` beside.
 
+    Columns `start` and `seconds` say which part of the recordings counts; parts of a file are items of their own.
+    Columns such as `depth.sensor` say fields of the files' sense that hold for the row. Their cells may be empty.
+
     Raises:
         FileError, VitrailError: as `open_data`; a column or a cell is missing.
     """
@@ -116,30 +123,47 @@ def open_table(table: Path, sense: str | None = None, classes: Classes | None = 
             f"{table} has the columns {', '.join(columns)}; it must have `file`, or a sense, and `label`, `caption` or "
             "a second sense."
         )
-    gathered: dict[str, tuple[dict[str, None], dict[str, None], str | None]] = {}
     for number, row in enumerate(rows, 1):
         if row.get(files[0]) in (None, ""):
             raise FileError(f"Row {number} of {table} has no {files[0]!r}; fill it in or leave the row out.")
-        classes_of, matches_of, _ = gathered.setdefault(str(row[files[0]]), ({}, {}, row.get("fold")))
-        classes_of |= dict.fromkeys(
-            label.strip()
-            for name in labels[:1]
-            if row.get(name) is not None
-            for label in str(row[name]).split("|")
-            if label.strip()
-        )
-        matches_of |= dict.fromkeys(str(row[name]) for name in matches if row.get(name) not in (None, ""))
-    partner = "text" if captions else next(iter(matches), "text")
-    items = []
-    for name, (classes_of, matches_of, fold) in gathered.items():
-        belongs = tuple(match if partner == "text" else table.parent / match for match in matches_of)
-        fold = None if fold in (None, "") else str(fold)
-        items.append(Item(table.parent / name, tuple(classes_of), belongs, fold=fold))
     if sense is None:
-        sense = files[0] if files[0] in MODALITIES else _only({modality_of(name) for name in gathered}, table)
+        told = {modality_of(str(row[files[0]])) for row in rows}
+        sense = files[0] if files[0] in MODALITIES else _only(told, table)
+    partner = "text" if captions else next(iter(matches), "text")
+    gathered: dict[tuple[str, Span | None], Item] = {}
+    for number, row in enumerate(rows, 1):
+        item = _item(row, table, files[0], {sense, partner}, f"Row {number} of {table}")
+        said = [str(row[column]) for column in labels[:1] if row.get(column) is not None]
+        own = [label.strip() for cell in said for label in cell.split("|") if label.strip()]
+        cells = [str(row[column]) for column in matches if row.get(column) not in (None, "")]
+        belongs = [cell if partner == "text" else table.parent / cell for cell in cells]
+        item = gathered.setdefault((str(item.path), item.span), item)
+        gathered[str(item.path), item.span] = replace(
+            item, labels=_once(*item.labels, *own), matches=_once(*item.matches, *belongs)
+        )
+    items = tuple(gathered.values())
     if labels:
         return labelled(items, sense, classes, table)
-    return EvaluationSet(tuple(items), sense, partner=partner)
+    return EvaluationSet(items, sense, partner=partner)
+
+
+def _item(row: Mapping[str, Any], table: Path, column: str, senses: Iterable[str], where: str) -> Item:
+    """A row without its labels and matches."""
+    settings: dict[str, dict[str, Any]] = {}
+    try:
+        for name, cell in row.items():
+            sense, dot, setting = str(name).partition(".")
+            if dot and sense in senses and cell not in (None, ""):
+                settings.setdefault(sense, {})[setting] = parse_setting(MODALITIES[sense], setting, str(cell))
+    except VitrailError as error:
+        raise FileError(f"{where} has a setting that cannot be: {error}") from None
+    fold = None if row.get("fold") in (None, "") else str(row["fold"])
+    span = known_span(*row_span(row, where))
+    return Item(table.parent / str(row[column]), span=span, settings=settings, fold=fold)
+
+
+def _once(*values: Any) -> tuple[Any, ...]:
+    return tuple(dict.fromkeys(values))
 
 
 def labelled(items: Iterable[Item], sense: str, classes: Classes | None, source: Path) -> EvaluationSet:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +15,7 @@ from vitrail.bind.evaluation.zero_shot import ZeroShotClassifier, blend
 from vitrail.bind.grey import GreyPicture, grey_values
 from vitrail.bind.modality import Modality
 from vitrail.bind.model import ImageBind
+from vitrail.bind.spans import Span
 from vitrail.data.corrupt import CorruptSample
 from vitrail.errors import FileError, VitrailError
 from vitrail.metrics.average_precision import MultiLabelClassification
@@ -84,16 +86,15 @@ def embed_items(
 
 
 def read_item(modality: Modality, item: Item) -> Tensor:
-    """A file, or its box, prepared for the encoder: [S, ...].
+    """A file, or its part or box, prepared for the encoder: [S, ...].
 
     Raises:
         FileError: it cannot be read.
         VitrailError: a box of a sense that has none.
     """
-    own = {name: value for name, value in item.settings.items() if hasattr(modality, name)}
-    modality = replace(modality, **own) if own else modality
+    modality = _as_said(modality, item)
     if item.box is None:
-        return modality.read(item.path)
+        return modality.read(item.path) if item.span is None else modality.read_part(item.path, item.span)
     if not isinstance(modality, GreyPicture):
         raise VitrailError(f"Boxes are read of depth and heat, not of {modality.name}; cut {item.path} beforehand.")
     left, top, right, bottom = item.box
@@ -101,6 +102,11 @@ def read_item(modality: Modality, item: Item) -> Tensor:
     if not values.size:
         raise CorruptSample(item.path, f"the box {item.box} lies beyond the picture")
     return modality.read(values)
+
+
+def _as_said(modality: Modality, item: Item) -> Modality:
+    own = item.settings.get(modality.name)
+    return replace(modality, **own) if own else modality
 
 
 def zero_shot(classifier: ZeroShotClassifier, data: EmbeddedItems) -> Classification | MultiLabelClassification:
@@ -187,13 +193,21 @@ def evaluate_retrieval(
     Raises:
         VitrailError: no file has a match, or one cannot be read.
     """
-    numbers: dict[str | Path, int] = {}
-    pairs = [
-        (numbers.setdefault(match, len(numbers)), row) for row, item in enumerate(data.items) for match in item.matches
-    ]
+    modality = model.modality(partner)
+    numbers: dict[tuple[str | Path, Span | None], int] = {}
+    wanted: list[Callable[[], Tensor]] = []
+    pairs = []
+    for row, item in enumerate(data.items):
+        for match in item.matches:
+            span = item.span if isinstance(match, Path) else None
+            number = numbers.setdefault((match, span), len(numbers))
+            if number == len(wanted):
+                own = _as_said(modality, item)
+                wanted.append(partial(own.read, match) if span is None else partial(own.read_part, match, span))
+            pairs.append((number, row))
     if not pairs:
         raise VitrailError("Nothing belongs to any of the files; give them captions, or files of another sense.")
-    matches = model.embed({partner: list(numbers)}, batch_size)[partner]
+    matches = model.embed_clips(partner, ((number, read()) for number, read in enumerate(wanted)), 0, batch_size)
     return retrieval(matches, data.vectors, torch.tensor(pairs), (partner, sense))
 
 

@@ -219,7 +219,7 @@ def _scene(scene: Path, sensor: str) -> Item:
     if not pictures:
         raise FileError(f"There is no depth_bfx/*.png in {scene}; get the data set anew.")
     settings = {"encoding": "sunrgbd", "sensor": sensor, "focal_length": focal_length}
-    return Item(pictures[0], (label,), settings=settings)
+    return Item(pictures[0], (label,), settings={"depth": settings})
 
 
 def _nyu_class(labels: tuple[str, ...]) -> tuple[str]:

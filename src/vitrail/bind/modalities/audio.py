@@ -1,6 +1,6 @@
 """Sound: clips of 2 s as log-mel spectrograms (Section 6.3.3)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from vitrail.bind.encoder import Encoder, patch_encoder
-from vitrail.bind.modality import Modality, Span
+from vitrail.bind.modality import Modality
 from vitrail.bind.prompts import IMAGENET_TEMPLATES
+from vitrail.bind.spans import Span, check_span
 from vitrail.config import check_range
-from vitrail.data.audio import RATE, Channels, clip_starts, log_mel, open_sound
+from vitrail.data.audio import RATE, Channels, Sound, clip_starts, log_mel, open_sound
 
 BINS = 128
 FRAMES = 204
@@ -67,10 +68,19 @@ class Audio(Modality):
         """
         return torch.cat([clip for _, clip in self.parts(source)])
 
+    def read_part(self, source: str | Path, part: Span) -> Tensor:
+        """Clips of a part of a file: see `Modality.read_part`."""
+        sound = open_sound(source)
+        check_span(source, part, sound.duration)
+        starts = clip_starts(sound.duration, self.window, self.clips, part)
+        return torch.cat([clip for _, clip in self._clips(sound, starts)])
+
     def parts(self, source: str | Path) -> Iterator[tuple[Span, Tensor]]:
         """The clips one by one: see `Modality.parts`."""
         sound = open_sound(source)
-        starts = clip_starts(sound.duration, self.window, self.clips)
+        return self._clips(sound, clip_starts(sound.duration, self.window, self.clips))
+
+    def _clips(self, sound: Sound, starts: Sequence[float]) -> Iterator[tuple[Span, Tensor]]:
         for number in range(0, len(starts), _TOGETHER):
             some = starts[number : number + _TOGETHER]
             waveforms = sound.read_spans(some, self.window, channels=self.channels)

@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +17,16 @@ from torchvision.transforms import v2
 from vitrail.backbones import BackboneConfig
 from vitrail.bind.augmentation import Crop, erase
 from vitrail.bind.encoder import Encoder, video_encoder
-from vitrail.bind.modality import Modality, Span
+from vitrail.bind.modality import Modality
 from vitrail.bind.prompts import IMAGENET_TEMPLATES
+from vitrail.bind.spans import Span, check_span
 from vitrail.bind.tower import BackboneEncoder
 from vitrail.config import check_range
 from vitrail.data import images, video
 from vitrail.data.audio import clip_starts
 from vitrail.data.augmentation import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, rand_augment, to_normalized
 from vitrail.data.images import read_image
-from vitrail.data.video import open_video
+from vitrail.data.video import Video, open_video
 from vitrail.errors import VitrailError
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -119,13 +120,24 @@ class Image(Modality):
         mean, std = self.normalization
         return EvalTransform(size=self.size, mean=mean, std=std).build()(read_image(source))[None]
 
+    def read_part(self, source: str | Path, part: Span) -> Tensor:
+        """The views of a part of a video: see `Modality.read_part`."""
+        if not _is_video(source):
+            return self.read(source)
+        video = open_video(source)
+        check_span(source, part, video.duration)
+        starts = clip_starts(video.duration, self.window, self.clips, part)
+        return torch.cat([views for _, views in self._clips(video, starts)])
+
     def parts(self, source: str | Path) -> Iterator[tuple[Span | None, Tensor]]:
         """The views of a video clip by clip: see `Modality.parts`."""
         if not _is_video(source):
             yield None, self.read(source)
             return
         video = open_video(source)
-        starts = clip_starts(video.duration, self.window, self.clips)
+        yield from self._clips(video, clip_starts(video.duration, self.window, self.clips))
+
+    def _clips(self, video: Video, starts: Sequence[float]) -> Iterator[tuple[Span, Tensor]]:
         for number, frames in video.clips(starts, self.window):
             start = starts[number]
             yield (start, min(self.window, max(video.duration - start, 0.0))), self._views(torch.from_numpy(frames))

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from vitrail.bind.encoder import Encoder, signal_encoder
-from vitrail.bind.modality import Modality, Span
+from vitrail.bind.modality import Modality
 from vitrail.bind.prompts import IMAGENET_TEMPLATES
 from vitrail.bind.signals import Recording, read_recording, resample
+from vitrail.bind.spans import Span
 from vitrail.config import check_range
 from vitrail.data.corrupt import CorruptSample
 from vitrail.errors import VitrailError
@@ -77,33 +78,41 @@ class Inertial(Modality):
         """[B, 6, 2000] -> [B, dimension]."""
         return signal_encoder(self, dimension, channels=6, kernel_size=8, length=LENGTH)
 
-    def read(self, source: str | Path | np.ndarray, start: float | None = None) -> Tensor:
+    def read(self, source: str | Path | np.ndarray) -> Tensor:
         """Windows of a file, or of an array [T, 6] or [6, T].
 
         Args:
             source: the file; what is shorter than a window goes on with its last values.
-            start: seconds where a single window begins; None: as `windows` says.
 
         Returns:
             [S, 6, 2000] float32.
 
         Raises:
-            CorruptSample: there is no such file, it is damaged or unclear, or `start` lies beyond it.
+            CorruptSample: there is no such file, or it is damaged or unclear.
         """
-        if start is None:
-            return torch.cat([window for _, window in self.parts(source)])
+        return torch.cat([window for _, window in self.parts(source)])
+
+    def read_part(self, source: str | Path | np.ndarray, part: Span) -> Tensor:
+        """Windows of a part of a file: see `Modality.read_part`."""
         signal, name = self.signal(source)
-        return _window(signal, _begin(start, signal, name))[None]
+        begin = _begin(part[0], signal, name)
+        end = min(begin + round(min(part[1] * RATE, signal.shape[1])), signal.shape[1])
+        return torch.cat([_window(signal, start)[None] for start in self._starts(begin, end)])
 
     def parts(self, source: str | Path | np.ndarray) -> Iterator[tuple[Span, Tensor]]:
         """The windows one by one: see `Modality.parts`."""
         signal, _ = self.signal(source)
-        free = max(0, signal.shape[1] - LENGTH)
-        count = max(1, math.ceil(signal.shape[1] / LENGTH))
-        starts = [free // 2] if self.windows == "centre" else [round(place) for place in np.linspace(0, free, count)]
-        for begin in starts:
+        for begin in self._starts(0, signal.shape[1]):
             seconds = min(LENGTH, signal.shape[1] - begin) / RATE
             yield (begin / RATE, seconds), _window(signal, begin)[None]
+
+    def _starts(self, begin: int, end: int) -> list[int]:
+        """The samples where windows of a part begin."""
+        free = max(0, end - begin - LENGTH)
+        if self.windows == "centre":
+            return [begin + free // 2]
+        count = max(1, math.ceil((end - begin) / LENGTH))
+        return [begin + round(place) for place in np.linspace(0, free, count)]
 
     def sample(self, source: str | Path | np.ndarray, generator: torch.Generator, start: float | None = None) -> Tensor:
         """A window of a file or array.

@@ -10,9 +10,10 @@ from typing import Any
 from torch import Tensor
 
 from vitrail.bind.modalities import MODALITIES
-from vitrail.bind.modality import Modality, Span
+from vitrail.bind.modality import Modality
 from vitrail.bind.model import ImageBind
 from vitrail.bind.search.index import Embedded, Source
+from vitrail.bind.spans import Span
 from vitrail.data.corrupt import CorruptSample
 from vitrail.data.video import SUFFIXES, open_video
 from vitrail.errors import VitrailError

@@ -184,9 +184,7 @@ class HeldOutPairs:
         return len(self.table)
 
     def __getitem__(self, number: int) -> Pair:
-        with self.table.opened(number) as sources:
-            clips = [modality.read(source) for modality, source in zip(self.table.senses(number), sources, strict=True)]
-        return Pair(*(some[len(some) // 2] for some in clips))
+        return Pair(*(clips[len(clips) // 2] for clips in self.table.read(number)))
 
 
 class BindTask(Task):

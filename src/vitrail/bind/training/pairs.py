@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vitrail.bind.augmentation import Crop
 from vitrail.bind.modality import Modality
+from vitrail.bind.spans import known_span
 from vitrail.bind.training.rows import Rows, Senses, Sources, TableRows, TarRows
 from vitrail.data.images import image_size
 from vitrail.errors import VitrailError
@@ -94,6 +95,23 @@ class PairTable:
     def senses(self, number: int) -> Senses:
         """The senses, with the fields that the row says."""
         return self._rows.settings[self._row(number)]
+
+    def read(self, number: int) -> tuple[Tensor, Tensor]:
+        """A sample as in an evaluation, of the parts of the recordings that belong together: its clips or views.
+
+        Returns:
+            [S, ...] of each sense.
+
+        Raises:
+            FileError, CorruptSample: a file cannot be read.
+        """
+        span = known_span(*self._rows.times[self._row(number)])
+        with self.opened(number) as sources:
+            first, second = (
+                modality.read(source) if span is None else modality.read_part(source, span)
+                for modality, source in zip(self.senses(number), sources, strict=True)
+            )
+        return first, second
 
     def _row(self, number: int) -> int:
         return range(self._length)[number] % len(self._rows.times)

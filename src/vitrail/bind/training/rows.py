@@ -1,8 +1,6 @@
 """Rows of pairs: of a table that names files, or of tars that hold them."""
 
-import dataclasses
 import json
-import math
 import tempfile
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,11 +8,13 @@ from contextlib import contextmanager
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Protocol, get_args, get_type_hints
+from typing import Any, Protocol
 
 import numpy as np
 
 from vitrail.bind.modality import Modality
+from vitrail.bind.settings import with_settings
+from vitrail.bind.spans import row_span
 from vitrail.data.corrupt import CorruptSample
 from vitrail.data.paths import PathIndex
 from vitrail.data.shards import Member, find_shards, read_members, read_span
@@ -62,7 +62,10 @@ class Settings:
             (name, str(cell)) for name, cell in row.items() if str(name).startswith(ours) and cell not in (None, "")
         )
         if said not in self._known:
-            first, second = (_with(sense, said, where) for sense in self.senses)
+            try:
+                first, second = (with_settings(sense, _of(sense, said)) for sense in self.senses)
+            except VitrailError as error:
+                raise FileError(f"{where} has a setting that cannot be: {error}") from None
             self._known[said] = len(self._different)
             self._different.append((first, second))
         self._numbers.append(self._known[said])
@@ -72,29 +75,9 @@ class Settings:
         return self._different[self._numbers[number]]
 
 
-def _with(sense: Modality, said: Iterable[tuple[str, str]], where: str) -> Modality:
-    """A sense with the fields that are said of it."""
-    hints = get_type_hints(type(sense))
-    fields: dict[str, Any] = {}
-    for column, cell in said:
-        name, _, field = column.partition(".")
-        if name == sense.name:
-            if field not in {known.name for known in dataclasses.fields(sense)}:
-                raise FileError(f"{where} has a column {column}, but {name} has no field {field}; rename or remove it.")
-            options = get_args(hints[field])
-            if cell in options:
-                fields[field] = cell
-                continue
-            try:
-                number = float(cell)
-                fields[field] = int(number) if isinstance(getattr(sense, field), int) else number
-            except ValueError:
-                choice = f"one of {', '.join(map(str, options))}" if str in map(type, options) else "a number"
-                raise FileError(f"{where} has the {column} {cell!r}; it must be {choice}.") from None
-    try:
-        return dataclasses.replace(sense, **fields)
-    except VitrailError as error:
-        raise FileError(f"{where} has a setting that cannot be: {error}") from None
+def _of(sense: Modality, said: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Those of the columns `depth.sensor` and so on that are the sense's, by field."""
+    return {column.partition(".")[2]: cell for column, cell in said if column.partition(".")[0] == sense.name}
 
 
 class TableRows:
@@ -123,7 +106,7 @@ class TableRows:
                     known = ", ".join(str(key) for key in row)
                     raise FileError(f"{where} has no {name!r} among {known}; give it, or the columns.")
                 cells.append(str(row[name]))
-            times.extend(_times(row, where))
+            times.extend(row_span(row, where))
             self.settings.add(row, where)
         if not found[0]:
             raise FileError(f"There is no pair in {table}; give a table with a row for each.")
@@ -174,7 +157,7 @@ class TarRows:
                     names[side].append(member.name)
                     places.extend((place, member.offset, member.size))
                 fields = _fields(shard, members)
-                times.extend(_times(fields, where))
+                times.extend(row_span(fields, where))
                 self.settings.add(fields, where)
         if not names[0]:
             raise FileError(f"There is no pair in {pattern}; give tars with a sample for each.")
@@ -238,16 +221,3 @@ def _fields(shard: Path, members: Sequence[Member]) -> dict[str, Any]:
                 raise FileError(f"Cannot read {shard}/{member.name}: {error}; mend the JSON.") from None
             return fields if isinstance(fields, dict) else {}
     return {}
-
-
-def _times(row: dict[str, Any], where: str) -> Iterator[float]:
-    """`start` and `seconds`, NaN if they are empty."""
-    for name in ("start", "seconds"):
-        cell = row.get(name)
-        try:
-            value = math.nan if cell in (None, "") else float(cell)
-        except (TypeError, ValueError):
-            value = -1.0
-        if value < 0 or math.isinf(value):
-            raise FileError(f"{where} has the {name} {cell!r}; it must be seconds, at least 0, or empty.")
-        yield value
