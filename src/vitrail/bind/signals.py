@@ -90,7 +90,10 @@ def resample(recording: Recording, own_rate: float | None, rate: int) -> np.ndar
     elif recording.times is not None:
         times = _seconds(recording.times, name)
     else:
-        raise CorruptSample(name, "it does not say how many samples a second it has; set the modality's rate")
+        raise CorruptSample(
+            name,
+            "it does not say how many samples a second it has; set its rate, as in --set imu.rate=100",
+        )
     known = np.isfinite(values)
     if (known.sum(axis=0) < 2).any():
         raise CorruptSample(name, f"its column of {_NAMES[int(known.sum(axis=0).argmin())]} is empty")
@@ -123,7 +126,10 @@ def _seconds(times: np.ndarray, name: str) -> np.ndarray:
         if _SLOWEST < unit / step <= _FASTEST:
             seconds: np.ndarray = (times - times[0]) / unit
             return seconds
-    raise CorruptSample(name, f"its times are {step:g} apart, which is no plausible rate; set the modality's rate")
+    raise CorruptSample(
+        name,
+        f"its times are {step:g} apart, which is no plausible rate; set its rate, as in --set imu.rate=100",
+    )
 
 
 def _upright(values: np.ndarray, name: str) -> np.ndarray:
@@ -168,7 +174,10 @@ def _choose(
         six = [_place(path, header, count, name) for name in columns]
     elif header is None:
         if count != 6:
-            raise CorruptSample(path, f"it has {count} columns without names; set the modality's columns")
+            raise CorruptSample(
+                path,
+                f"it has {count} columns without names; set six: --set imu.columns=0,1,2,3,4,5",
+            )
         six = list(range(6))
     else:
         six = []
@@ -178,14 +187,15 @@ def _choose(
             if len(found) != 1:
                 several = "several columns" if found else "no column"
                 raise CorruptSample(
-                    path, f"it has {several} of {name} among {', '.join(header)}; set the modality's columns"
+                    path,
+                    f"it has {several} of {name} among {', '.join(header)}; set six: --set imu.columns=0,1,2,3,4,5",
                 )
             six += found
     if time_column is not None:
         return six, _place(path, header, count, time_column)
     times = [place for place, one in enumerate(plain) if re.fullmatch(_TIME, one)]
     if len(times) > 1:
-        raise CorruptSample(path, "it has several columns of time; set the modality's time_column")
+        raise CorruptSample(path, "it has several columns of time; set one, as in --set imu.time_column=NAME")
     return six, times[0] if times else None
 
 

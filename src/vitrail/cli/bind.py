@@ -1,4 +1,4 @@
-"""`vitrail bind`: files of all senses in one space, and search among them."""
+"""`vitrail bind`: files of all senses in one space: their vectors, their classes, and indices of them."""
 
 import argparse
 import json
@@ -7,13 +7,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitrail.cli.inputs import add_device, device, places, positive, print_table, progress
+from vitrail.cli import search
+from vitrail.cli.inputs import add_device, places, positive, progress
+from vitrail.cli.settings import add_settings, load_bind, said_settings, settings_of
 from vitrail.errors import FileError, VitrailError
 
 if TYPE_CHECKING:
     from vitrail.bind import ImageBind
     from vitrail.bind.evaluation.zero_shot import ZeroShotClassifier
     from vitrail.bind.search.index import Changes, Embedded, Index, Source
+    from vitrail.bind.search.sharded import Work
 
 FILES_HELP = "files, folders, quoted patterns, or - for a list of files on standard input"
 LABELS_HELP = (
@@ -25,7 +28,6 @@ TEMPLATE_HELP = (
     "a rule CLIP's 80)"
 )
 _AS_HELP = "files that the pattern fits are of this sense, such as depth=scans/*.png (may be given several times)"
-_QUERY = "--text TEXT, --image FILE, --audio FILE, and so for every sense, as often as you like"
 
 
 def add_verbs(verbs: Any) -> None:
@@ -59,41 +61,7 @@ def add_verbs(verbs: Any) -> None:
     _add_clips(index)
     index.set_defaults(run=run_index)
 
-    search = ways.add_parser(
-        "search",
-        help="find what is nearest to a text, a picture, a sound, or a sum of them",
-        usage=f"vitrail bind search INDEX {_QUERY} [--weights W ...] [--only SENSE ...]",
-        description=f"What to search by: {_QUERY}. Several are added up.",
-    )
-    search.add_argument("index", metavar="INDEX", help="of `vitrail bind index`")
-    search.add_argument(
-        "--weights", type=float, nargs="+", metavar="W", help="of what is searched by, in order (default: equal)"
-    )
-    search.add_argument("--only", nargs="+", default=(), metavar="SENSE", help="find only what is of these senses")
-    search.add_argument("--count", type=positive, default=10, metavar="N", help="most hits (default: 10)")
-    search.add_argument("--json", action="store_true", help="one JSON object a hit")
-    search.add_argument("--exact", action="store_true", help="look at every vector of even a very large index")
-    search.add_argument("--model", metavar="MODEL", help="where the index's model is now (default: where it was)")
-    add_device(search)
-    search.set_defaults(run=run_search, takes_fields=True)
-
-    generate = ways.add_parser(
-        "generate",
-        help="paint what a sound, a text, a picture, or a sum of them stand for",
-        usage=f"vitrail bind generate --pipeline FOLDER -o FILE.png {_QUERY} [--weights W ...]",
-        description=f"What to start from: {_QUERY}. Several are added up.",
-    )
-    generate.add_argument(
-        "--pipeline", required=True, metavar="FOLDER", help="weights of diffusers' StableUnCLIPImg2ImgPipeline"
-    )
-    generate.add_argument("-o", "--output", required=True, metavar="FILE.png", help="the picture to write")
-    generate.add_argument("--weights", type=float, nargs="+", metavar="W", help="of what to start from, in order")
-    generate.add_argument("--seed", type=int, default=0, metavar="N", help="another one, another picture (default: 0)")
-    generate.add_argument("--steps", type=positive, default=20, metavar="N", help="of diffusion (default: 20)")
-    generate.add_argument("--guidance", type=float, default=10.0, metavar="G", help="1: none (default: 10)")
-    generate.add_argument("--model", default="imagebind_huge", help="a published name, a file or a run")
-    add_device(generate)
-    generate.set_defaults(run=run_generate, takes_fields=True)
+    search.add_ways(ways)
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -102,6 +70,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--as", dest="patterns", action="append", default=[], metavar="SENSE=PATTERN", help=_AS_HELP)
     parser.add_argument("--batch-size", type=positive, default=16, metavar="N", help="clips at once (default: 16)")
+    add_settings(parser)
     add_device(parser)
 
 
@@ -123,7 +92,7 @@ def run_embed(arguments: argparse.Namespace) -> int:
     if Path(arguments.output).suffix != ".parquet":
         raise VitrailError(f"Cannot write {arguments.output}: its name must end in .parquet.")
     sources = [source for place in places(arguments.inputs) for source in _sources(place, arguments.patterns)]
-    model = _load(arguments.model, arguments.device)
+    model = load_bind(arguments, settings_of(said_settings(arguments.settings)))
     sources = _known(model, with_sound(sources))
     entries, vectors, failed = [], [], []
     with progress() as bar:
@@ -157,7 +126,7 @@ def run_classify(arguments: argparse.Namespace) -> int:
     if not sources:
         raise FileError(f"There is no file to classify in {', '.join(arguments.inputs)}; name some.")
     senses = {source.modality for source in sources}
-    model = _load(arguments.model, arguments.device, sorted({"text", *senses}))
+    model = load_bind(arguments, settings_of(said_settings(arguments.settings)), sorted({"text", *senses}))
     failed = 0
     with progress() as bar:
         job = bar.add_task("Reading labels", total=None)
@@ -209,37 +178,40 @@ def run_index(arguments: argparse.Namespace) -> int:
     """`vitrail bind index`; 1 where some file could not be read."""
     from vitrail.bind.checkpoints.storage import fingerprint
     from vitrail.bind.search.bulk import embed_sources, with_sound
-    from vitrail.bind.search.index import Index
+    from vitrail.bind.search.index import MANIFEST, Index
+    from vitrail.bind.search.sharded import Work
 
     folder, output = Path(arguments.folder), Path(arguments.output)
     if not folder.is_dir():
         raise FileError(f"There is no folder {folder}; name one that holds files.")
-    model = _load(arguments.model, arguments.device)
+    options: dict[str, str | bool] = dict(Index.open(output).options) if (output / MANIFEST).exists() else {}
+    options |= said_settings(arguments.settings) | ({"clips": True} if arguments.clips else {})
+    settings = settings_of({name: value for name, value in options.items() if name != "clips"})
+    model = load_bind(arguments, settings)
     source = Path(arguments.model)
     name = str(source.resolve() if source.exists() else source)  # the index is searched from other folders too
-    index = Index.open_or_make(output, fingerprint(source), model.config.dimension, name)
+    index = Index.open_or_make(output, fingerprint(source), model.config.dimension, name, options)
+    timed = "clips" in options
     if arguments.workers:
-        return _index_shards(index, model, folder, arguments)
+        work = Work(name, str(model.device), arguments.batch_size, timed, settings)
+        return _index_shards(index, model, folder, work, arguments)
     within = output.resolve()
     sources = [one for one in _sources(folder, arguments.patterns) if within not in one.path.resolve().parents]
-    sources = _known(model, with_sound(sources))
+    sources = _known(model, with_sound(sources), least=0 if (output / MANIFEST).exists() else 1)
     with progress() as bar:
         task = bar.add_task("Indexing", total=len(sources))
         changes = index.update(
             sources,
-            partial(embed_sources, model, batch_size=arguments.batch_size, timed=arguments.clips),
+            partial(embed_sources, model, batch_size=arguments.batch_size, timed=timed),
             done=lambda files: bar.advance(task, files),
         )
     return _say_changes(index, changes)
 
 
-def _index_shards(index: "Index", model: "ImageBind", folder: Path, arguments: argparse.Namespace) -> int:
-    from vitrail.bind.search.sharded import Work, index_shards, list_shards
+def _index_shards(index: "Index", model: "ImageBind", folder: Path, work: "Work", arguments: argparse.Namespace) -> int:
+    from vitrail.bind.search.sharded import index_shards, list_shards
 
     sources = _known(model, list_shards(folder, _patterns(arguments.patterns)))
-    source = Path(arguments.model)
-    name = str(source.resolve()) if source.exists() else arguments.model
-    work = Work(name, str(model.device), arguments.batch_size, arguments.clips)
     with progress() as bar:
         task = bar.add_task("Indexing", total=len(sources))
         changes = index_shards(index, sources, work, arguments.workers, lambda files: bar.advance(task, files))
@@ -253,89 +225,6 @@ def _say_changes(index: "Index", changes: "Changes") -> int:
         f"{len(changes.failed)} that cannot be read"
     )
     return 1 if changes.failed else 0
-
-
-def run_search(arguments: argparse.Namespace) -> int:
-    """`vitrail bind search`."""
-    from vitrail.bind.checkpoints.storage import fingerprint
-    from vitrail.bind.modalities import MODALITIES
-    from vitrail.bind.search.index import Index
-    from vitrail.bind.search.searcher import EXACT_BELOW, Searcher, combine
-
-    if unknown := set(arguments.only) - set(MODALITIES):
-        raise VitrailError(f"There is no sense {min(unknown)} for --only; choose among {', '.join(MODALITIES)}.")
-    query = _query(arguments.fields, "search by")
-    index = Index.open(arguments.index)
-    source = arguments.model or index.source
-    if fingerprint(source) != index.model:
-        raise VitrailError(
-            f"{source} is not the model that made {arguments.index}; name that one by --model, or make the index anew."
-        )
-    vectors = _embed_query(source, arguments.device, query)
-    searcher = Searcher(index, sys.maxsize if arguments.exact else EXACT_BELOW)
-    hits = searcher.search(combine(vectors, arguments.weights), arguments.count, arguments.only)
-    if searcher.cells is not None:
-        found = f"{100 * searcher.cells.recall:.0f}% of the nearest"
-        print(f"vitrail: an approximate search, which finds about {found}; --exact finds all", file=sys.stderr)
-    if arguments.json:
-        for hit in hits:
-            print(json.dumps({"similarity": hit.similarity, **vars(hit.entry)}))
-    else:
-        rows = [(f"{hit.similarity:.3f}", hit.entry.modality, _place(hit.entry), hit.entry.name) for hit in hits]
-        print_table(("similarity", "sense", "seconds", "file"), rows)
-    return 0
-
-
-def run_generate(arguments: argparse.Namespace) -> int:
-    """`vitrail bind generate`."""
-    from vitrail.bind.generate import Generator
-    from vitrail.bind.search.searcher import combine
-    from vitrail.files import atomic_path
-
-    query = _query(arguments.fields, "start from")
-    output = Path(arguments.output)
-    if output.suffix.lower() not in (".png", ".jpg", ".webp"):
-        raise VitrailError(f"Cannot write {output}: its name must end in .png, .jpg or .webp.")
-    generator = Generator(arguments.pipeline, device(arguments.device))
-    vectors = _embed_query(arguments.model, arguments.device, query)
-    vector = combine(vectors, arguments.weights)
-    picture = generator.generate(vector, arguments.seed, arguments.steps, arguments.guidance)
-    with atomic_path(output) as temporary:
-        picture.save(temporary)
-    print(f"{output}: {picture.width} x {picture.height} pixels")
-    return 0
-
-
-def _embed_query(model_name: str, device_name: str, query: list[tuple[str, str | Path]]) -> Any:
-    """[n, d], of unit length; only the senses of the query are loaded."""
-    import torch
-
-    model = _load(model_name, device_name, list(dict.fromkeys(sense for sense, _ in query)))
-    return torch.cat([model.embed({sense: [thing]})[sense] for sense, thing in query]).numpy()
-
-
-def _place(entry: Any) -> str:
-    return "" if entry.start is None else f"{entry.start:g}-{entry.start + entry.seconds:g}"
-
-
-def _query(fields: list[str], use: str) -> list[tuple[str, str | Path]]:
-    """Senses and what to search by, or to start from, in the order of the command line."""
-    from vitrail.bind.modalities import MODALITIES
-
-    query: list[tuple[str, str | Path]] = []
-    rest = iter(fields)
-    for field in rest:
-        name, equals, value = field.partition("=")
-        sense = name.removeprefix("--")
-        if sense not in MODALITIES or not name.startswith("--"):
-            raise VitrailError(f"There is no {field} to {use}; choose among --{', --'.join(MODALITIES)}.")
-        thing = value if equals else next(rest, None)
-        if thing is None:
-            raise VitrailError(f"{field} is followed by nothing; say what to {use}.")
-        query.append((sense, thing if sense == "text" else Path(thing)))
-    if not query:
-        raise VitrailError(f"There is nothing to {use}; give --{', --'.join(MODALITIES)}, one or several.")
-    return query
 
 
 def _patterns(given: list[str]) -> dict[str, str]:
@@ -367,21 +256,15 @@ def _sources(place: Path, patterns: list[str]) -> list["Source"]:
     return [Source(place, str(place), found)]
 
 
-def _known(model: "ImageBind", sources: list["Source"]) -> list["Source"]:
-    """Those of senses that the model has."""
+def _known(model: "ImageBind", sources: list["Source"], least: int = 1) -> list["Source"]:
+    """Those of senses that the model has, so many at least."""
     missing = sorted({source.modality for source in sources} - set(model.config.modalities))
     if missing:
         print(f"vitrail: the model has no {', '.join(missing)}; such files are left out", file=sys.stderr)
     known = [source for source in sources if source.modality not in missing]
-    if not known:
+    if len(known) < least:
         raise FileError(f"There is no file for a model of {', '.join(model.config.modalities)}; name some.")
     return known
-
-
-def _load(name: str, device_name: str, senses: list[str] | None = None) -> "ImageBind":
-    from vitrail.bind import ImageBind
-
-    return ImageBind.load(name, modalities=senses, device=device(device_name))
 
 
 def _complain(failed: Any) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from vitrail.cli.bind import LABELS_HELP, TEMPLATE_HELP
 from vitrail.cli.inputs import SIZES_HELP, add_device, device, image_files, positive, print_table, progress
 from vitrail.cli.recognize import load_classifier
+from vitrail.cli.settings import SET_HELP, said_settings, settings_of
 from vitrail.errors import FileError, VitrailError
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "template": None,
         "shots": None,
         "train": None,
+        "settings": [],
     },
 }
 
@@ -106,13 +108,15 @@ def add_verb(verbs: Any) -> None:
     bind.add_argument("--shots", type=positive, nargs="+", metavar="K", help=shots)
     train = "where examples come from (default: other folds, or the data itself, whose rest is the test)"
     bind.add_argument("--train", type=Path, metavar="DATA", help=train)
+    bind.add_argument("--set", dest="settings", action="append", metavar="SENSE.FIELD=VALUE", help=SET_HELP)
     evaluate.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """`vitrail evaluate`."""
     chosen = device(arguments.device)
-    opened = {name: _open(name, chosen) for name in arguments.model}
+    settings = settings_of(said_settings(arguments.settings)) if arguments.settings else {}
+    opened = {name: _open(name, chosen, settings) for name in arguments.model}
     kinds = {kind for kind, _ in opened.values()}
     if len(kinds) > 1:
         raise VitrailError(f"Some of the models are {' and others '.join(sorted(kinds))}; evaluate the kinds apart.")
@@ -120,7 +124,7 @@ def run(arguments: argparse.Namespace) -> int:
     for name in {name: None for options in OPTIONS.values() for name in options if name not in OPTIONS[kind]}:
         if getattr(arguments, name) is not None:
             owners = " and ".join(owner for owner, options in OPTIONS.items() if name in options)
-            option = name.replace("_", "-")
+            option = {"settings": "set"}.get(name, name.replace("_", "-"))
             raise VitrailError(f"--{option} is for {owners}, which {arguments.model[0]} is none of; leave it out.")
     for name, default in OPTIONS[kind].items():
         if getattr(arguments, name) is None:
@@ -293,7 +297,9 @@ def _shown(key: str, value: float) -> str:
     return f"{value:.1f}" if key.endswith("median_rank") else f"{100 * value:.2f} %"
 
 
-def _open(name: str, chosen: "torch.device") -> "tuple[str, Codec | ImageBind | None]":
+def _open(
+    name: str, chosen: "torch.device", settings: dict[str, dict[str, Any]]
+) -> "tuple[str, Codec | ImageBind | None]":
     """What kind of model that is, and the codec or ImageBind itself; what is neither, or cannot be opened at all, is
     left to the classifiers' loader, which says why."""
     from vitrail.bind import ImageBind
@@ -305,17 +311,19 @@ def _open(name: str, chosen: "torch.device") -> "tuple[str, Codec | ImageBind | 
         configuration: Any = load(name).header.configuration
     except FileError:  # not of a training
         if name in PUBLISHED:
-            return "ImageBinds", ImageBind.load(name, device=chosen)
+            return "ImageBinds", ImageBind.load(name, device=chosen, settings=settings)
         try:
             return "codecs", Codec.load(name, chosen)
         except VitrailError:
             pass
         try:
-            return "ImageBinds", ImageBind.load(name, device=chosen)
+            return "ImageBinds", ImageBind.load(name, device=chosen, settings=settings)
         except VitrailError:
+            if settings:  # which are for ImageBinds alone
+                raise
             return "classifiers", None
     if configuration["type"].startswith("compress."):
         return "codecs", Codec.load(name, chosen)
     if configuration["type"].startswith("bind."):
-        return "ImageBinds", ImageBind.load(name, device=chosen)
+        return "ImageBinds", ImageBind.load(name, device=chosen, settings=settings)
     return "classifiers", None

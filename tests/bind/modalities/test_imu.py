@@ -98,7 +98,7 @@ def test_tables_without_known_names(tmp_path):
     torch.testing.assert_close(numbers.read(path), reference)
     path = write(tmp_path / "named.csv", ["when", *"abcdef"], rows)
     torch.testing.assert_close(Inertial(columns=tuple("abcdef"), time_column="when").read(path), reference)
-    with pytest.raises(CorruptSample, match="it has 7 columns without names; set the modality's columns"):
+    with pytest.raises(CorruptSample, match="it has 7 columns without names; set six: --set imu"):
         Inertial().read(tmp_path / "seven.csv")
 
 
@@ -210,12 +210,12 @@ def test_encoder_is_the_published_one():
     ("content", "reason"),
     [
         ("", "it is empty"),
-        ("ax,ay,az,gx,gy\n1,2,3,4,5", "no column of gyroscope z among ax, ay, az, gx, gy; set the modality's columns"),
+        ("ax,ay,az,gx,gy\n1,2,3,4,5", "no column of gyroscope z among ax, ay, az, gx, gy; set six"),
         ("ax,ay,az,gx,gy,gz,gyro_x\n1,2,3,4,5,6,7", "several columns of gyroscope x among"),
-        ("t,time,ax,ay,az,gx,gy,gz\n" + 2 * "1,2,3,4,5,6,7,8\n", "several columns of time; set the modality's time_"),
+        ("t,time,ax,ay,az,gx,gy,gz\n" + 2 * "1,2,3,4,5,6,7,8\n", "several columns of time; set one, as in --set"),
         ("ax,ay,az,gx,gy,gz\n1,2,3,4,5,6\n1,2,3,x,5,6", "line 3 does not hold the numbers that the others do"),
         ("1,2,3,4,5,6\n1,2,3", "line 2 does not hold the numbers"),
-        ("ax,ay,az,gx,gy,gz\n1,2,3,4,5,6\n1,2,3,4,5,6", "how many samples a second it has; set the modality's rate"),
+        ("ax,ay,az,gx,gy,gz\n1,2,3,4,5,6\n1,2,3,4,5,6", "how many samples a second it has; set its rate, as in --set"),
         ("t,ax,ay,az,gx,gy,gz\n0,1,2,3,4,5,6", "fewer than two samples"),
         ("t,ax,ay,az,gx,gy,gz\n0,1,2,3,4,5,6\n0,1,2,3,4,5,6", "its times do not rise"),
         ("t,ax,ay,az,gx,gy,gz\n0,1,2,3,4,5,6\n1e-7,1,2,3,4,5,6", "its times are 1e-07 apart"),

@@ -161,6 +161,18 @@ def test_models_do_not_meet(files, tmp_path):
         Index.open_or_make(tmp_path / "index", "toy", 8)
 
 
+def test_options_do_not_meet(files, tmp_path):
+    index = Index.open_or_make(tmp_path / "index", "toy", 4, options={"clips": True})
+    index.update(sources(files), embed)
+    assert Index.open(tmp_path / "index").options == {"clips": True}
+    for options, sentence in (
+        ({}, "made with clips True, not unset"),
+        ({"clips": True, "a": "b"}, "with a unset, not b"),
+    ):
+        with pytest.raises(VitrailError, match=sentence):
+            Index.open_or_make(tmp_path / "index", "toy", 4, options=options)
+
+
 def test_one_process_at_a_time(files, tmp_path):
     index = Index.open_or_make(tmp_path / "index", "toy", 4)
     index.update(sources(files), embed)

@@ -60,7 +60,7 @@ def head_count(width: int) -> int:
     if width not in _HEADS:
         raise VitrailError(
             f"How many heads an encoder of {width} channels has cannot be seen in its weights; give the numbers, "
-            "as in settings={'image': {'heads': 4}}."
+            "as in settings={'image': {'heads': 4}}, or --set image.heads=4."
         )
     return _HEADS[width]
 

@@ -5,6 +5,7 @@ matrices are stored.
 """
 
 import copy
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -70,14 +71,18 @@ def load_model(
         modalities: the senses that are wanted; None: all that there are.
         weights: how to keep matrices in memory: "float32", "bfloat16" (half of it) or "int8" (a quarter); the latter
             two for inference alone. None: as they are stored.
-        settings: fields of the senses that foreign files do not show, {"image": {"heads": 4}}.
+        settings: fields of the senses that are to be others than the model's, {"imu": {"acceleration": "g"}}, or that
+            foreign files do not show, {"image": {"heads": 4}}.
 
     Raises:
         VitrailError: there is no such model, the file is none, or it lacks a sense that is wanted.
     """
     if weights not in (None, *get_args(Weights)):
         raise VitrailError(f"Weights cannot be kept as {weights}; choose among {', '.join(get_args(Weights))}.")
-    config, state, stored = _read(_find(source), settings or {})
+    settings = settings or {}
+    config, state, stored = _read(_find(source), settings)
+    said = {name: dataclasses.replace(one, **settings.get(name, {})) for name, one in config.modalities.items()}
+    config = ImageBindConfig(config.dimension, said)
     if modalities is not None:
         if missing := [name for name in modalities if name not in config.modalities]:
             raise VitrailError(

@@ -26,6 +26,7 @@ MANIFEST = "index.json"
 _MOST_PARTS = 64  # then they are joined
 
 Vectors = NDArray[np.float32]
+Options = Mapping[str, str | bool]
 
 
 @dataclass(frozen=True)
@@ -92,10 +93,13 @@ class Index:
         model: tells apart what made the vectors; two models' vectors must not meet.
         dimension: d.
         source: where the model was when the index was last brought up to date.
+        options: how files are embedded, of all alike: name -> value.
     """
 
-    def __init__(self, folder: Path, model: str, dimension: int, source: str, parts: Sequence[str] = ()) -> None:
-        self.folder, self.model, self.dimension, self.source = folder, model, dimension, source
+    def __init__(
+        self, folder: Path, model: str, dimension: int, source: str, options: Options, parts: Sequence[str] = ()
+    ) -> None:
+        self.folder, self.model, self.dimension, self.source, self.options = folder, model, dimension, source, options
         self._parts = list(parts)
 
     @classmethod
@@ -108,33 +112,36 @@ class Index:
         folder = Path(folder)
         try:
             about = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-            number, parts = about["format"], [str(name) for name in about["parts"]]
-            made = str(about["model"]), int(about["dimension"]), str(about["source"]), parts
+            if about["format"] != FORMAT:
+                raise FileError(f"The index in {folder} is of format {about['format']}, not {FORMAT}; make it anew.")
+            parts = [str(name) for name in about["parts"]]
+            made = str(about["model"]), int(about["dimension"]), str(about["source"]), dict(about["options"]), parts
         except FileNotFoundError:
             raise FileError(f"There is no index in {folder}; make one with: vitrail bind index.") from None
         except (OSError, ValueError, KeyError, TypeError):
             raise FileError(f"{folder / MANIFEST} is damaged; delete {folder} and make the index anew.") from None
-        if number != FORMAT:
-            raise FileError(f"The index in {folder} is of format {number}, not {FORMAT}; make it anew.")
         return cls(folder, *made)
 
     @classmethod
-    def open_or_make(cls, folder: str | Path, model: str, dimension: int, source: str = "") -> Self:
+    def open_or_make(
+        cls, folder: str | Path, model: str, dimension: int, source: str = "", options: Options | None = None
+    ) -> Self:
         """The index in `folder`, which may be new.
 
         Args:
             folder: its own.
-            model, dimension, source: as the attributes.
+            model, dimension, source, options: as the attributes.
 
         Raises:
             FileError: the folder holds other things, or an index that is damaged.
-            VitrailError: it holds another model's vectors.
+            VitrailError: it holds another model's vectors, or such as were made by other options.
         """
+        options = dict(options or {})
         folder = Path(folder)
         if not (folder / MANIFEST).exists():
             if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
                 raise FileError(f"{folder} holds other things than an index; choose a new folder for it.")
-            return cls(folder, model, dimension, source)
+            return cls(folder, model, dimension, source, options)
         index = cls.open(folder)
         index.source = source or index.source
         if (index.model, index.dimension) != (model, dimension):
@@ -142,6 +149,13 @@ class Index:
                 f"The index in {folder} was made by {index.model}, whose vectors cannot be compared with those of "
                 f"{model}; use that model, or another folder."
             )
+        for name in sorted({**options, **index.options}):
+            own, other = (known.get(name, "unset") for known in (index.options, options))
+            if own != other:
+                raise VitrailError(
+                    f"The index in {folder} was made with {name} {own}, not {other}; do it alike, or choose another "
+                    "folder."
+                )
         return index
 
     def update(
@@ -277,8 +291,14 @@ class Index:
         with atomic_path(self.folder / name) as temporary:
             load_arrow()[1].write_table(table, temporary)
         self._parts = [*beside, name]
-        about = {"format": FORMAT, "model": self.model, "dimension": self.dimension, "source": self.source}
-        about["parts"] = self._parts
+        about = {
+            "format": FORMAT,
+            "model": self.model,
+            "dimension": self.dimension,
+            "source": self.source,
+            "options": self.options,
+            "parts": self._parts,
+        }
         write_text(self.folder / MANIFEST, json.dumps(about, indent=2) + "\n")
 
 

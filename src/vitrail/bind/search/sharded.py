@@ -10,7 +10,7 @@ import pickle
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ class Work:
     """Clips that are encoded at a time."""
     timed: bool = False
     """Of what lasts, a vector for each clip."""
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Of the model's senses, as for `ImageBind.load`."""
 
 
 def list_shards(folder: Path, patterns: Mapping[str, str] | None = None) -> list[Source]:
@@ -114,7 +116,7 @@ class _Embedder:
 
     def __init__(self, work: Work) -> None:
         self.work = work
-        self.model = ImageBind.load(work.model, device=work.device)
+        self.model = ImageBind.load(work.model, device=work.device, settings=work.settings)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
         results: list[bytes] = []
