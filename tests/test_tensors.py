@@ -1,4 +1,7 @@
 import argparse
+import collections
+import os
+import zipfile
 
 import pytest
 import torch
@@ -48,6 +51,49 @@ def test_files_that_are_not_weights(tmp_path):
         with pytest.raises(FileError, match=f"{name} is not a readable file of weights") as caught:
             read_tensors(tmp_path / name)
         assert "\n" not in str(caught.value)
+
+
+class Scripted(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 2).half()
+        self.blocks = torch.nn.ModuleList([torch.nn.LayerNorm(4)])
+        self.turned = torch.nn.Parameter(VALUES.clone().T)
+        self.register_buffer("number", torch.tensor(7))
+
+    def forward(self, inputs):
+        return self.blocks[0](inputs)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.* is deprecated")
+def test_archives_of_torchscript(tmp_path):
+    module = Scripted()
+    torch.jit.save(torch.jit.trace(module, torch.zeros(1, 4)), tmp_path / "file.pt")
+    tensors, _ = read_tensors(tmp_path / "file.pt")
+    expected = module.state_dict()
+    assert tensors.keys() == expected.keys()
+    for name, tensor in tensors.items():
+        assert tensor.dtype == expected[name].dtype and torch.equal(tensor, expected[name])
+        assert tensor.stride() == expected[name].stride()
+    content = (tmp_path / "file.pt").read_bytes()
+    (tmp_path / "cut.pt").write_bytes(content[: len(content) // 2])
+    with pytest.raises(FileError, match=r"cut\.pt is not a readable file of weights"):
+        read_tensors(tmp_path / "cut.pt")
+
+
+@pytest.mark.parametrize("evil", [print, os.system, torch.load, collections.Counter, "far"])
+def test_archives_that_would_run_programs_are_refused(evil, tmp_path):
+    """The pickle in an archive names something else, or numbers beyond what is stored."""
+    if evil == "far":
+        storage = b"((X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x01tQ"
+        data = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n" + storage + b"K\x7f(K\x09t(K\x01t\x89NtR."
+    else:
+        data = b"\x80\x02c" + f"{evil.__module__}\n{evil.__name__}\n".encode() + b"(X\x01\x00\x00\x00atR."
+    with zipfile.ZipFile(tmp_path / "evil.pt", "w") as archive:
+        for name, content in (("data.pkl", data), ("constants.pkl", b""), ("data/0", bytes(4))):
+            archive.writestr(f"evil/{name}", content)
+    with pytest.raises(FileError, match="not a readable file of weights"):
+        read_tensors(tmp_path / "evil.pt")
 
 
 def test_files_that_would_run_programs_are_refused(tmp_path):

@@ -1,6 +1,8 @@
 """Files of tensors, whoever wrote them."""
 
 import argparse
+import io
+import pickle
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,6 +17,8 @@ from vitrail.errors import FileError
 
 def read_tensors(path: str | Path, mapped: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a safetensors or PyTorch file by their full names, outer keys first, and its metadata.
+
+    Of TorchScript's archives, as of CLIP's own weights, tensors are read and the program in them is not.
 
     Args:
         path: of the file.
@@ -34,20 +38,98 @@ def read_tensors(path: str | Path, mapped: bool = False) -> tuple[dict[str, Tens
         if looks_safe:
             with safetensors.safe_open(path, "pt") as opened:
                 return {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
+        zipped = zipfile.is_zipfile(path)  # files of before PyTorch 1.6 are none
+        if zipped and (tensors := _read_script(path)) is not None:
+            return tensors, {}
         with torch.serialization.safe_globals([argparse.Namespace]):  # training arguments beside the weights
-            mapped = mapped and zipfile.is_zipfile(path)  # files of before PyTorch 1.6 are none
-            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and zipped)
+        return dict(_flatten(loaded)), {}
     except Exception:  # what damaged files raise is of nearly every built-in type
         raise FileError(
             f"{path} is not a readable file of weights (safetensors, or PyTorch with tensors and plain values alone); "
             "it may be cut short or something else: fetch it again."
         ) from None
-    return dict(_flatten(loaded)), {}
 
 
 def _flatten(value: Any, name: str = "") -> Iterable[tuple[str, Tensor]]:
     if isinstance(value, Tensor):
         yield name, value
+    elif isinstance(value, _ScriptModule):
+        yield from _flatten(value.attributes, name)
     elif isinstance(value, Mapping):
         for key, item in value.items():
             yield from _flatten(item, f"{name}.{key}" if name else str(key))
+
+
+def _read_script(path: Path) -> dict[str, Tensor] | None:
+    """The tensors of a TorchScript archive; None: it is none."""
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        if not any(name.endswith("/constants.pkl") for name in names):
+            return None
+        (data,) = (name for name in names if name.count("/") == 1 and name.endswith("/data.pkl"))
+        module = _ScriptUnpickler(archive, data.removesuffix(".pkl")).load()
+    return dict(_flatten(module))
+
+
+class _ScriptModule:
+    """Stands for any class of a TorchScript archive, and has its attributes."""
+
+    def __init__(self) -> None:
+        self.attributes: dict[str, Any] = {}
+
+    def __setstate__(self, state: Any) -> None:
+        self.attributes = state if isinstance(state, dict) else {}
+
+
+class _ScriptUnpickler(pickle.Unpickler):
+    """Makes tensors and plain values, and calls nothing that an archive names."""
+
+    def __init__(self, archive: zipfile.ZipFile, folder: str) -> None:
+        super().__init__(io.BytesIO(archive.read(f"{folder}.pkl")))
+        self.archive, self.folder = archive, folder
+        self.storages: dict[str, torch.UntypedStorage] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        """What stands for something that the archive names; most is refused."""
+        if module.partition(".")[0] == "__torch__":
+            return _ScriptModule
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return _script_tensor
+        if (module, name) == ("collections", "OrderedDict"):
+            return dict
+        if module == "torch" and name in _STORAGES:
+            return _STORAGES[name]
+        if module == "torch.jit._pickle" and name.startswith("build_"):
+            return list
+        raise pickle.UnpicklingError(f"{module}.{name}")
+
+    def persistent_load(self, about: Any) -> tuple[torch.UntypedStorage, torch.dtype]:
+        """The numbers of some tensors."""
+        _, dtype, key, _, _ = about
+        if key not in self.storages:
+            data = bytearray(self.archive.read(f"{self.folder}/{int(key)}"))
+            self.storages[key] = torch.frombuffer(data, dtype=torch.uint8).untyped_storage()
+        return self.storages[key], dtype
+
+
+_STORAGES = {
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "DoubleStorage": torch.float64,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "BoolStorage": torch.bool,
+}
+
+
+def _script_tensor(
+    storage: tuple[torch.UntypedStorage, torch.dtype],
+    offset: int,
+    size: tuple[int, ...],
+    stride: tuple[int, ...],
+    *_: Any,
+) -> Tensor:
+    untyped, dtype = storage
+    return torch.empty(0, dtype=dtype).set_(untyped, offset, size, stride)

@@ -16,7 +16,8 @@ from vitrail.bind.prompts import IMAGENET_TEMPLATES
 from vitrail.config import check_range
 from vitrail.data.arrays import read_arrays
 from vitrail.data.corrupt import CorruptSample
-from vitrail.data.images import read_values
+from vitrail.data.exr import read_exr
+from vitrail.data.images import image_size, read_values
 from vitrail.errors import VitrailError
 
 Source = str | Path | np.ndarray
@@ -104,8 +105,20 @@ class GreyPicture(Modality):
         return (torch.from_numpy(np.array(cropped))[None] - self.mean) / self.std
 
 
+def picture_size(source: str | Path) -> tuple[int, int]:
+    """Height and width of a picture in a file, of colour or of one channel.
+
+    Raises:
+        CorruptSample: there is no such file, or it is no picture.
+    """
+    if Path(source).suffix.lower() not in (".npy", ".exr"):
+        return image_size(source)
+    height, width = grey_values(source)[0].shape
+    return height, width
+
+
 def grey_values(source: Source) -> tuple[np.ndarray, str]:
-    """The numbers of a picture, of an NPY file or of an array as they are, [H, W], and what errors call it.
+    """The numbers of a picture, of an NPY or EXR file or of an array as they are, [H, W], and what errors call it.
 
     Raises:
         CorruptSample: there is no such file, it is damaged, or of another shape.
@@ -116,7 +129,7 @@ def grey_values(source: Source) -> tuple[np.ndarray, str]:
     elif name.lower().endswith(".npy"):
         values = read_arrays(source)[""]
     elif name.lower().endswith(".exr"):
-        raise CorruptSample(name, "OpenEXR is not among the formats that are read; convert it to TIFF or NPY")
+        values = read_exr(source)
     else:
         values = read_values(source)
     if values.ndim == 3 and 1 in (values.shape[0], values.shape[2]):

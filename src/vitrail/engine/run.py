@@ -134,12 +134,12 @@ class Run:
         return self.folder / "checkpoints" / "best.safetensors"
 
     def focus(self, phase: Phase) -> None:
-        """Of several phases, leaves gradients only to the parameters of this one."""
+        """Of several phases, leaves gradients only to the parameters of this one, which others may have too."""
         if len(self.phases) > 1:
-            for other in self.phases.values():
-                for group in other.optimizer.param_groups:
+            for one in (*self.phases.values(), phase):
+                for group in one.optimizer.param_groups:
                     for parameter in group["params"]:
-                        parameter.requires_grad_(other is phase)
+                        parameter.requires_grad_(one is phase)
 
     def _prefix(self, name: str) -> str:
         return f"train/{name}/" if len(self.phases) > 1 else "train/"

@@ -48,6 +48,28 @@ def test_vectors_are_those_of_open_clip(quick_gelu, custom, tmp_path):
     torch.testing.assert_close(model.encode({"image": video})["image"], vectors["image"])
 
 
+@pytest.mark.filterwarnings("ignore")  # of tracing, which only makes the file
+@torch.no_grad()
+def test_openais_own_archives(tmp_path):
+    """TorchScript, with three numbers beside the weights, half precision, and quick_gelu."""
+    clip = small_clip(quick_gelu=True)
+    for name, number in (("input_resolution", 28), ("context_length", 77), ("vocab_size", 49408)):
+        vars(clip).pop(name, None)
+        clip.register_buffer(name, torch.tensor(number))
+    ids = torch.randint(1, 49000, (3, 77))
+    images = torch.randn(3, 3, 28, 28)
+    torch.jit.save(torch.jit.trace(clip, (images, ids)).half(), tmp_path / "ViT-S.pt")
+    clip.half().float()  # as precise as the file
+    model = ImageBind.load(tmp_path / "ViT-S.pt", settings=HEADS)
+    assert {one.activation for one in model.config.modalities.values()} == {"quick_gelu"}
+    vectors = model.encode({"image": images, "text": ids})
+    torch.testing.assert_close(vectors["image"], clip.encode_image(images, normalize=True))
+    torch.testing.assert_close(vectors["text"], clip.encode_text(ids, normalize=True))
+    torch.save(clip.state_dict(), tmp_path / "state.pt")
+    loaded = ImageBind.load(tmp_path / "state.pt", settings=HEADS)
+    assert loaded.config == model.config
+
+
 def test_configuration_is_what_the_file_shows(tmp_path):
     checkpoint = {
         "epoch": 3,

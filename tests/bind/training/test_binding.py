@@ -107,11 +107,24 @@ def changed(experiment, folder):
     return {name.split(".")[2] for name, value in after.items() if not torch.equal(value, before[name])}
 
 
+def test_tables_of_the_same_senses_learn_apart(experiment, tmp_path):
+    first, second = experiment.pairs
+    several = replace(experiment, pairs=(first, second, replace(first, share=3), first))
+    assert list(several.kinds) == ["thermal_depth", "thermal_text", "thermal_depth_2", "thermal_depth_3"]
+    assert [len(pair.first[0]) for pair in batch_of(several).values()] == [1, 2, 3, 1]
+    train(several, tmp_path / "run")
+    curves = read_curves(tmp_path / "run")
+    assert {f"train/{name}/loss" for name in several.kinds} <= curves.keys()
+
+
 def test_each_kind_of_pairs_changes_what_it_may(experiment, start, tmp_path):
     depth = replace(experiment, pairs=experiment.pairs[:1])
     frozen = replace(experiment, frozen=("thermal",), weights=start)
+    still = replace(experiment.optimizer, lr=0.0)
+    shared = (replace(experiment.pairs[0], update_first=True), replace(experiment.pairs[1], optimizer=still))
     for name, one, expected in (
         ("depth", depth, {"depth"}),
+        ("shared", replace(experiment, pairs=shared), {"depth", "thermal"}),
         ("both", experiment, {"depth", "thermal", "text"}),
         ("frozen", frozen, {"depth", "text"}),
         ("frozen in part", replace(depth, frozen=("depth.blocks", "text"), weights=start), {"depth"}),
@@ -178,9 +191,7 @@ def test_pairs_that_bind_nothing(scenes, experiment):
         VitrailError, match="There are pairs of smell, which is none of the model's thermal, depth, text"
     ):
         replace(experiment, pairs=(Pairs(scenes, "thermal", "smell"),))
-    with pytest.raises(VitrailError, match="one table for each kind"):
-        replace(experiment, pairs=experiment.pairs[:1] * 2)
-    with pytest.raises(VitrailError, match="one table for each kind"):
+    with pytest.raises(VitrailError, match="Training needs pairs"):
         replace(experiment, pairs=())
     with pytest.raises(VitrailError, match=r"There is no depth\.backbone to freeze; .* parts stem, .*blocks, .*head"):
         replace(experiment, frozen=("depth.backbone",)).build_task()

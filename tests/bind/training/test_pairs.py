@@ -44,6 +44,12 @@ def test_crops_are_aligned(scenes):
     assert min(spreads) > 0.03
 
 
+def test_the_first_picture_may_be_an_array(scenes):
+    columns = ("depth", "thermal")
+    depth, thermal = PairTable(scenes, DEPTH, THERMAL, columns=columns)[0]
+    torch.testing.assert_close(thermal, depth, atol=0.01, rtol=0)
+
+
 @pytest.mark.parametrize("flip", [0.0, 1.0])
 def test_crops_are_mirrored_as_often_as_the_first_sense_says(scenes, flip):
     pairs = PairTable(scenes, replace(THERMAL, flip=flip), replace(DEPTH, flip=1 - flip))

@@ -1,6 +1,7 @@
 """CLIP's and OpenCLIP's weights as the image and text encoders of a model (Section 6.3.3)."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -45,7 +46,7 @@ _TEXT = {
     "norm.bias": "ln_final.bias",
     "head.weight": "text_projection",
 }
-_CONSTANTS = {"attn_mask", "text.attn_mask", "input_resolution", "context_length", "vocab_size"}
+_CONSTANTS = {"input_resolution", "context_length", "vocab_size"}
 _PATCHES = "visual.conv1.weight"
 
 
@@ -63,7 +64,9 @@ def from_clip(
 
     Args:
         tensors: of OpenCLIP's layout, which is CLIP's.
-        settings: what tensors do not show: {"activation": "quick_gelu"} for both senses in the case of CLIP's own.
+        settings: what tensors do not show, such as heads. OpenAI's own files tell themselves, and their activation is
+            quick_gelu; in a state dict that leaves out `input_resolution` nothing tells, and {"activation":
+            "quick_gelu"} must be given for both senses.
         where: the file's name, for messages.
 
     Raises:
@@ -72,7 +75,7 @@ def from_clip(
     prefix = next(key for key in tensors if key.endswith(_PATCHES)).removesuffix(_PATCHES)
     bare = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
     text = "text." if "text.token_embedding.weight" in bare else ""
-    left = set(bare) - _CONSTANTS - {"logit_scale"}
+    left = {key for key in bare if not key.endswith("attn_mask")} - _CONSTANTS - {"logit_scale"}
     shown: dict[str, dict[str, Tensor]] = {}
     for name, room, outside in (("image", "visual.", _IMAGE), ("text", text, _TEXT)):
         blocks = f"{room}transformer.resblocks."
@@ -93,9 +96,11 @@ def from_clip(
             encoder[key] = encoder[key].view(1, -1, encoder[key].shape[-1])
     kernel = shown["image"]["stem.patches.weight"]
     shown["image"]["stem.patches.weight"] = (kernel[:, :, None] / FRAMES).expand(-1, -1, FRAMES, -1, -1).flatten(1, 2)
+    fields: dict[str, Any] = {"norm_epsilon": NORM_EPSILON}
+    if "input_resolution" in bare:
+        fields["activation"] = "quick_gelu"
     modalities = {
-        name: shown_modality(name, encoder, {"norm_epsilon": NORM_EPSILON} | dict(settings.get(name, {})))
-        for name, encoder in shown.items()
+        name: shown_modality(name, encoder, fields | dict(settings.get(name, {}))) for name, encoder in shown.items()
     }
     state = {f"encoders.{name}.{key}": tensor for name, encoder in shown.items() for key, tensor in encoder.items()}
     state["scales.text.log_scale"] = bare["logit_scale"]

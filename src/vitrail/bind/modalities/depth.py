@@ -38,7 +38,7 @@ _IMPLAUSIBLE = 200.0  # metres: half of a map lies beyond only if it is not in m
 
 @dataclass(frozen=True, kw_only=True)
 class Depth(GreyPicture):
-    """Maps of 16-bit millimetres or of floats in metres: PNG, TIFF, NPY; the defaults are those of the published model.
+    """Maps of 16-bit millimetres or of floats in metres: PNG, TIFF, NPY, EXR; defaults as in the published model.
 
     Where depth is unknown (0, 65535, negative, not finite) it is filled in from around. Then it is clipped to 0.01 to
     50 m and becomes disparity, baseline x focal length / metres.

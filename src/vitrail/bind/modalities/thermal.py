@@ -11,7 +11,7 @@ from vitrail.data.corrupt import CorruptSample
 
 @dataclass(frozen=True, kw_only=True)
 class Thermal(GreyPicture):
-    """Pictures of 8 or 16 bits, colour taken as grey, and of floats: image files and NPY; 0 to 1 for the encoder.
+    """Pictures of 8 or 16 bits, colour taken as grey, and of floats: image files, NPY and EXR; 0 to 1 for the encoder.
 
     The published code does not contain the normalization; with its weights, none (`mean` 0, `std` 1) comes closer to
     the published score on LLVIP than CLIP's.

@@ -55,11 +55,6 @@ class Pairs:
         if self.first == self.second:
             raise VitrailError(f"Pairs of {self.first} and {self.first} bind nothing; name two senses.")
 
-    @property
-    def name(self) -> str:
-        """Of the phase that learns from them, in curves: `image_audio`."""
-        return f"{self.first}_{self.second}"
-
     def open(self, model: ImageBindConfig) -> PairTable:
         """The data set."""
         first, second = (_modality(model, name) for name in (self.first, self.second))
@@ -103,9 +98,8 @@ class BindTraining(Experiment):
     """AdamW as for AudioSet (Table 6.5)."""
 
     def __post_init__(self) -> None:
-        names = [pairs.name for pairs in self.pairs]
-        if not names or len(set(names)) < len(names):
-            raise VitrailError("Training needs pairs, and one table for each kind of them; join tables of one kind.")
+        if not self.pairs:
+            raise VitrailError("Training needs pairs; give at least one table.")
         for pairs in (*self.pairs, *([self.validation] if self.validation else [])):
             for sense in (pairs.first, pairs.second):
                 _modality(self.model, sense)
@@ -135,13 +129,24 @@ class BindTraining(Experiment):
         image = self.model.modalities.get("image")
         return isinstance(image, Image) and image.backbone is not None and "image" not in self.frozen
 
+    @property
+    def kinds(self) -> dict[str, Pairs]:
+        """The pairs by the names of the phases that learn from them, in curves: `image_audio`; of further tables of the
+        same two senses `image_audio_2` and so on."""
+        kinds: dict[str, Pairs] = {}
+        for pairs in self.pairs:
+            name = f"{pairs.first}_{pairs.second}"
+            count = 1 + sum((one.first, one.second) == (pairs.first, pairs.second) for one in kinds.values())
+            kinds[name if count == 1 else f"{name}_{count}"] = pairs
+        return kinds
+
     def build_task(self) -> "BindTask":
         """The model with its losses."""
         return BindTask(self)
 
     def train_dataset(self) -> Dataset:
         """Pairs of all kinds at once."""
-        return Handfuls({pairs.name: (pairs.open(self.model), pairs.share) for pairs in self.pairs})
+        return Handfuls({name: (pairs.open(self.model), pairs.share) for name, pairs in self.kinds.items()})
 
     def validation_dataset(self) -> Dataset | None:
         """The held-out pairs as in an evaluation."""
@@ -198,7 +203,7 @@ class BindTask(Task):
         super().__init__()
         self.experiment = experiment
         self.model = experiment.model.build()
-        self.kinds = {pairs.name: pairs for pairs in experiment.pairs}
+        self.kinds = experiment.kinds
         self.fixed = [
             _part(self.model.encoders, path)
             for path in experiment.frozen

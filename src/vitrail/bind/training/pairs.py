@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from vitrail.bind.augmentation import Crop
+from vitrail.bind.grey import picture_size
 from vitrail.bind.modality import Modality
 from vitrail.bind.spans import known_span
 from vitrail.bind.training.rows import Rows, Senses, Sources, TableRows, TarRows
-from vitrail.data.images import image_size
 from vitrail.errors import VitrailError
 
 
@@ -123,7 +123,7 @@ class PairTable:
         options: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
         if self.aligned and "crop" in first & second:
             own = {name: getattr(modalities[0], name) for name in ("scale", "flip") if hasattr(modalities[0], name)}
-            crop = Crop.random(*image_size(sources[0]), generator, **own)
+            crop = Crop.random(*picture_size(sources[0]), generator, **own)
             for one in options:
                 one["crop"] = crop
         timed = [side for side, known in enumerate((first, second)) if "start" in known]
