@@ -74,6 +74,7 @@ class OneProcess:
     def __init__(self):
         self.tars = []
         self.data = self
+        self.ActorPoolStrategy = SimpleNamespace
         self.DataContext = SimpleNamespace(get_current=lambda: SimpleNamespace(execution_options=SimpleNamespace()))
 
     def is_initialized(self):

@@ -5,6 +5,7 @@ files: what was killed goes on with the first file that is not in it, and finish
 """
 
 import json
+import logging
 import os
 import pickle
 import tarfile
@@ -100,12 +101,14 @@ def index_shards(
             _Embedder,
             fn_constructor_args=(work,),
             batch_size=1,
-            concurrency=min(workers, len(items)),
+            compute=ray.data.ActorPoolStrategy(size=min(workers, len(items))),
             num_cpus=1,
             num_gpus=1 if work.device.startswith("cuda") else 0,
         )
         made: Iterator[Any] = (pickle.loads(row["made"]) for row in rows.iter_rows())  # by our own processes
-        return index.update(sources, lambda given: [next(made) for _ in given], done=done)
+        changes = index.update(sources, lambda given: [next(made) for _ in given], done=done)
+        next(made, None)  # so that Ray sees its end before it is shut down
+        return changes
     finally:
         if ours:
             ray.shutdown()
@@ -144,6 +147,8 @@ class _Embedder:
 
 def _start(ray: Any, workers: int) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anyone
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # what happens is told by our own progress and errors
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if "RAY_ADDRESS" not in os.environ:
         options |= {"num_cpus": max(os.cpu_count() or 1, workers + 1), "include_dashboard": False}
