@@ -234,9 +234,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=Path, nargs="+", required=True, help="folders that bind_pairs.py wrote")
     parser.add_argument("--output", type=Path, default=Path("bind_emergence"))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument(
-        "--temperatures", type=float, nargs="+", default=[0.05, 0.2, 1.0], help="and the recipe's"
-    )
+    parser.add_argument("--temperatures", type=float, nargs="+", default=[0.05, 0.2, 1.0], help="and the recipe's")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[32, 128], help="and the recipe's")
     parser.add_argument("--epochs", type=float, help="instead of the recipe's")
     parser.add_argument("--width", type=int, help="of every encoder, instead of the recipe's")

@@ -113,7 +113,8 @@ def sunrgbd(data: Path, output: Path) -> None:
     rows = []
     for item in sun_rgbd_scenes(data.resolve(), "alltrain"):
         (picture,) = item.path.parents[1].glob("image/*.jpg")
-        rows.append((picture, item.path, item.settings["sensor"], item.settings["focal_length"]))
+        depth = item.settings["depth"]
+        rows.append((picture, item.path, depth["sensor"], depth["focal_length"]))
     write_table(output / "train.csv", ("image", "depth", "depth.sensor", "depth.focal_length"), rows)
     print(f"{output}/train.csv: {len(rows)} pairs")
 
