@@ -91,6 +91,9 @@ def test_parts_of_recordings(tmp_path):
     assert len(found.vectors.unique(dim=0)) == 4
     figures = evaluate_retrieval(model, found, "audio", partner="audio")  # each part matches the same part
     assert figures["audio_to_audio_r1"] == 1
+    beyond = Item(tmp_path / "a.wav", span=(11.0, 1.0))
+    found = embed_items(model, [*items, beyond], ["audio"], on_corrupt="skip")
+    assert found.items == tuple(items) and list(found.skipped) == [str(tmp_path / "a.wav")]
 
 
 def test_boxes_and_settings(pictures):

@@ -61,6 +61,7 @@ def embed_items(
         VitrailError: the model lacks a sense, a file cannot be read, or none can.
     """
     skipped: dict[str, str] = {}
+    left_out: set[int] = set()  # of a file, some parts may be readable
 
     def read(modality: Modality) -> Iterator[tuple[int, Tensor]]:
         for number, item in enumerate(items):
@@ -69,12 +70,13 @@ def embed_items(
             except FileError as error:
                 if on_corrupt == "stop":
                     raise
+                left_out.add(number)
                 skipped[str(item.path)] = error.reason if isinstance(error, CorruptSample) else str(error)
             done()
 
     modalities = [model.modality(sense) for sense in senses]
     parts = [model.embed_clips(one.name, read(one), len(items), batch_size) for one in modalities]
-    kept = [number for number, item in enumerate(items) if str(item.path) not in skipped]
+    kept = [number for number in range(len(items)) if number not in left_out]
     if not kept:
         first = next((f"{path}: {reason}" for path, reason in skipped.items()), "there is none")
         raise FileError(f"None of the {len(items)} files could be read ({first}); check the data set.")
