@@ -2,6 +2,7 @@
 
     python benchmarks/pretrain_speed.py --model vit_small_patch16_224 --batch 64 --data photos --output speed
 
+`beit_dall_e` takes its words from DALL-E's encoder, with random weights, as the thesis's BEiT does (Section 4.5.6).
 The peers are BEiT and MAE written here around timm's ViT of the same size, as their papers describe them, without
 augmentation, on the same pictures. A step is forward, backward and AdamW. Waiting is the share of a training's time in
 which its step has no batch to go on with, data being loaded in this many workers.
@@ -25,12 +26,16 @@ from torch.utils.data import default_collate
 from vitrail.data.datasets import ImageData
 from vitrail.data.loader import LoaderConfig, training_batches
 from vitrail.pretrain.beit import BEiTTask
+from vitrail.pretrain.dall_e import DallEEncoder
 from vitrail.pretrain.dino import Crops
 from vitrail.pretrain.masks import split
 from vitrail.pretrain.pretraining import MaskedTask, Pretraining
+from vitrail.pretrain.tokenizers import TokenizerConfig
 from vitrail.recipes import load_recipe
 from vitrail.tables import write_table
+from vitrail.weights.tokenizer import export_tokenizer
 
+METHODS = ["beit", "beit_dall_e", "splitmask", "dino", "timm_beit", "timm_mae"]
 HEADER = ["method", "images/s", "ms a step", "times BEiT's", "memory (MB)", "tokenizer (%)", "waiting (%)"]
 
 
@@ -83,8 +88,18 @@ class TimmMAE(nn.Module):
         return ((painted - truth).square().mean(dim=2) * hidden).sum() / hidden.sum()
 
 
+def dall_e(arguments: argparse.Namespace) -> TokenizerConfig:
+    """Words of 8 x 8 pixels, one for each of the network's patches."""
+    size = 8 * arguments.size // load_recipe("beit_imagenet", arguments.model).backbone.patch_size
+    path = arguments.output / f"dall_e_{arguments.words}_{size}.pt2"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        export_tokenizer(DallEEncoder(words=arguments.words), path, size)
+    return TokenizerConfig(kind="program", program=path)
+
+
 def experiment_of(method: str, arguments: argparse.Namespace) -> Pretraining:
-    recipe: Any = load_recipe(f"{method}_imagenet", arguments.model)
+    recipe: Any = load_recipe(f"{method.partition('_')[0]}_imagenet", arguments.model)
     fields: dict[str, Any] = {"data": ImageData(arguments.data, labelled=False)}
     fields["backbone"] = replace(recipe.backbone, image_size=arguments.size)
     if method == "dino":
@@ -95,7 +110,8 @@ def experiment_of(method: str, arguments: argparse.Namespace) -> Pretraining:
         fields["outputs"] = arguments.words
     else:
         fields["view"] = replace(recipe.view, size=arguments.size)
-        fields["tokenizer"] = replace(recipe.tokenizer, words=arguments.words)
+        tokenizer = dall_e(arguments) if method == "beit_dall_e" else recipe.tokenizer
+        fields["tokenizer"] = replace(tokenizer, words=arguments.words)
     return replace(recipe, **fields)
 
 
@@ -160,7 +176,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="a folder of images")
     parser.add_argument("--output", type=Path, default=Path("pretrain_speed"))
     parser.add_argument("--model", default="vit_small_patch16_224", help="a ViT, under timm's name")
-    parser.add_argument("--methods", nargs="+", default=["beit", "splitmask", "dino", "timm_beit", "timm_mae"])
+    parser.add_argument("--methods", nargs="+", default=METHODS)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--words", type=int, default=8192, help="of the tokenizer; DINO's outputs")

@@ -104,3 +104,14 @@ def test_files_that_would_run_programs_are_refused(tmp_path):
     torch.save({"model": Evil()}, tmp_path / "evil.pth")
     with pytest.raises(FileError, match="not a readable file of weights"):
         read_tensors(tmp_path / "evil.pth")
+
+
+def test_modules_that_were_pickled_whole(tmp_path):
+    module = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.ModuleDict({"norm": torch.nn.BatchNorm1d(2)}))
+    torch.save(module, tmp_path / "module.pkl")
+    tensors, _ = read_tensors(tmp_path / "module.pkl")
+    expected = module.state_dict()
+    assert tensors.keys() == expected.keys()
+    assert all(
+        torch.equal(tensors[name], value) and not tensors[name].requires_grad for name, value in expected.items()
+    )

@@ -18,7 +18,8 @@ from vitrail.errors import FileError
 def read_tensors(path: str | Path, mapped: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a safetensors or PyTorch file by their full names, outer keys first, and its metadata.
 
-    Of TorchScript's archives, as of CLIP's own weights, tensors are read and the program in them is not.
+    Of TorchScript's archives, as of CLIP's own weights, tensors are read and the program in them is not. Of modules
+    that were pickled whole, as DALL-E's encoder, tensors are read and their classes are not asked for.
 
     Args:
         path: of the file.
@@ -41,7 +42,11 @@ def read_tensors(path: str | Path, mapped: bool = False) -> tuple[dict[str, Tens
         zipped = zipfile.is_zipfile(path)  # files of before PyTorch 1.6 are none
         if zipped and (tensors := _read_script(path)) is not None:
             return tensors, {}
-        with torch.serialization.safe_globals([argparse.Namespace]):  # training arguments beside the weights
+        known: list[Any] = [argparse.Namespace]  # training arguments beside the weights
+        if zipped:
+            needed = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+            known += [(_Module, name) for name in needed if name.startswith(_MODULES)]
+        with torch.serialization.safe_globals(known):
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and zipped)
         return dict(_flatten(loaded)), {}
     except Exception:  # what damaged files raise is of nearly every built-in type
@@ -53,12 +58,18 @@ def read_tensors(path: str | Path, mapped: bool = False) -> tuple[dict[str, Tens
 
 def _flatten(value: Any, name: str = "") -> Iterable[tuple[str, Tensor]]:
     if isinstance(value, Tensor):
-        yield name, value
-    elif isinstance(value, _ScriptModule):
-        yield from _flatten(value.attributes, name)
+        yield name, value.detach()
+    elif isinstance(value, _Module):
+        for key, item in value.attributes.items():
+            inner = name if key in ("_parameters", "_buffers", "_modules") else _joined(name, key)
+            yield from _flatten(item, inner)
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            yield from _flatten(item, f"{name}.{key}" if name else str(key))
+            yield from _flatten(item, _joined(name, key))
+
+
+def _joined(name: str, key: Any) -> str:
+    return f"{name}.{key}" if name else str(key)
 
 
 def _read_script(path: Path) -> dict[str, Tensor] | None:
@@ -72,8 +83,12 @@ def _read_script(path: Path) -> dict[str, Tensor] | None:
     return dict(_flatten(module))
 
 
-class _ScriptModule:
-    """Stands for any class of a TorchScript archive, and has its attributes."""
+_MODULES = ("dall_e.", "torch.nn.modules.")
+"""How the names of classes begin for which `_Module` stands in a PyTorch file; others are refused."""
+
+
+class _Module:
+    """Stands for any module's class, so that none is asked for, and has its attributes."""
 
     def __init__(self) -> None:
         self.attributes: dict[str, Any] = {}
@@ -93,7 +108,7 @@ class _ScriptUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """What stands for something that the archive names; most is refused."""
         if module.partition(".")[0] == "__torch__":
-            return _ScriptModule
+            return _Module
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return _script_tensor
         if (module, name) == ("collections", "OrderedDict"):

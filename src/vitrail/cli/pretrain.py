@@ -38,8 +38,12 @@ def add_verbs(verbs: Any) -> None:
     show.add_argument("--seed", type=int, default=0, help="another mask (default: 0)")
     show.set_defaults(run=run_show)
 
-    tokenizer = jobs.add_parser("tokenizer", help="write a codec's indices as a tokenizer")
-    tokenizer.add_argument("model", metavar="CODEC", help="a run of an autoencoder with one sub-vector a token")
+    tokenizer = jobs.add_parser("tokenizer", help="write a codec's indices, or DALL-E's, as a tokenizer")
+    tokenizer.add_argument(
+        "model",
+        metavar="CODEC | encoder.pkl",
+        help="a run of an autoencoder with one sub-vector a token, or DALL-E's encoder",
+    )
     tokenizer.add_argument("-o", "--output", required=True, metavar="FILE.pt2", help="the program to write")
     tokenizer.add_argument(
         "--size", type=positive, default=224, help="pixels a side of the pictures it is for (default: 224)"
