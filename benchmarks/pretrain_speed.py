@@ -3,17 +3,21 @@
     python benchmarks/pretrain_speed.py --model vit_small_patch16_224 --batch 64 --data photos --output speed
 
 `beit_dall_e` takes its words from DALL-E's encoder, with random weights, as the thesis's BEiT does (Section 4.5.6).
-The peers are BEiT and MAE written here around timm's ViT of the same size, as their papers describe them, without
-augmentation, on the same pictures. A step is forward, backward and AdamW. Waiting is the share of a training's time in
-which its step has no batch to go on with, data being loaded in this many workers.
+The peers are BEiT, MAE and DINO written here around timm's ViT of the same size, as their papers describe them, on the
+same batches. A step is forward, backward, AdamW and DINO's teacher. Each method runs in a process of its own; memory is
+the peak of that process, or on a GPU what PyTorch has allocated. Waiting is the share of a training's time in which its
+step has no batch to go on with, data being loaded in this many workers.
 """
 
 import argparse
+import copy
 import resource
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +39,7 @@ from vitrail.recipes import load_recipe
 from vitrail.tables import write_table
 from vitrail.weights.tokenizer import export_tokenizer
 
-METHODS = ["beit", "beit_dall_e", "splitmask", "dino", "timm_beit", "timm_mae"]
+METHODS = ["beit", "beit_dall_e", "splitmask", "dino", "timm_beit", "timm_mae", "timm_dino"]
 HEADER = ["method", "images/s", "ms a step", "times BEiT's", "memory (MB)", "tokenizer (%)", "waiting (%)"]
 
 
@@ -88,6 +92,39 @@ class TimmMAE(nn.Module):
         return ((painted - truth).square().mean(dim=2) * hidden).sum() / hidden.sum()
 
 
+class TimmDINO(nn.Module):
+    """DINO around timm's ViT: a student of all crops, its slow average of the large ones."""
+
+    def __init__(self, model: str, size: int, outputs: int) -> None:
+        super().__init__()
+        vit = timm.create_model(model, num_classes=0, img_size=size, dynamic_img_size=True)
+        layers = [nn.Linear(vit.embed_dim, 2048), nn.GELU(), nn.Linear(2048, 2048), nn.GELU(), nn.Linear(2048, 256)]
+        self.student = nn.ModuleList([nn.Sequential(vit, *layers), nn.Linear(256, outputs, bias=False)])
+        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+        self.register_buffer("center", torch.zeros(outputs))
+
+    @staticmethod
+    def say(network: nn.ModuleList, crops: Tensor) -> Tensor:
+        """[B, n, 3, S, S] -> [n, B, K]."""
+        projected = F.normalize(network[0](crops.transpose(0, 1).flatten(0, 1)), dim=1)
+        return (projected @ F.normalize(network[1].weight, dim=1).mT).float().unflatten(0, (crops.shape[1], -1))
+
+    def forward(self, batch: Any) -> Tensor:
+        with torch.no_grad():
+            wanted = self.say(self.teacher, batch.large)
+            self.center.lerp_(wanted.mean(dim=(0, 1)), 0.1)
+        targets = ((wanted - self.center) / 0.04).softmax(dim=2)
+        said = torch.cat([self.say(self.student, crops) for crops in (batch.large, batch.small)])
+        said = (said / 0.1).log_softmax(dim=2)
+        pairs = [(i, j) for i in range(len(targets)) for j in range(len(said)) if i != j]
+        return -sum((targets[i] * said[j]).sum(dim=1).mean() for i, j in pairs) / len(pairs)
+
+    @torch.no_grad()
+    def after_step(self, step: int, steps: int) -> None:
+        for mine, its in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
+            mine.lerp_(its, 0.004)
+
+
 def dall_e(arguments: argparse.Namespace) -> TokenizerConfig:
     """Words of 8 x 8 pixels, one for each of the network's patches."""
     size = 8 * arguments.size // load_recipe("beit_imagenet", arguments.model).backbone.patch_size
@@ -127,31 +164,52 @@ def seconds(work: Callable[[], Any], rounds: int, device: torch.device) -> float
     return statistics.median(times[1:])
 
 
-def measure(
-    name: str, module: nn.Module, loss: Callable[[Any], Tensor], batch: Any, arguments: argparse.Namespace
-) -> dict:
-    device, precision = torch.device(arguments.device), arguments.precision == "bf16"
-    module.to(device).train()
+def build(method: str, experiment: Pretraining, arguments: argparse.Namespace) -> tuple[nn.Module, Callable]:
+    """The networks, and what gives a batch's loss."""
+    if method == "timm_beit":
+        module: Any = TimmBEiT(arguments.model, arguments.size, arguments.words)
+    elif method == "timm_mae":
+        module = TimmMAE(arguments.model, arguments.size)
+    elif method == "timm_dino":
+        module = TimmDINO(arguments.model, arguments.size, arguments.words)
+    else:
+        module = experiment.build_task()
+        return module, lambda batch: module(batch, "train")["loss"]
+    return module, module
+
+
+def measure(method: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Seconds a step, MB, and shares of the step for words and of time for waiting; for a process of its own."""
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    device, rounds = torch.device(arguments.device), arguments.rounds
+    experiment = experiment_of(method.removeprefix("timm_").replace("mae", "beit"), arguments)
+    dataset = experiment.train_dataset()
+    batch = default_collate([dataset[number % len(dataset)] for number in range(arguments.batch)])
     batch = type(batch)(*(part.to(device) for part in batch))
+    module, loss = build(method, experiment, arguments)
+    module.to(device).train()
     optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], 1e-4)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
 
     def step() -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision):
+        with torch.autocast(device.type, torch.bfloat16, enabled=arguments.precision == "bf16"):
             value = loss(batch)
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
+        if hasattr(module, "after_step"):
+            module.after_step(1, 100)
 
-    taken = seconds(step, arguments.rounds, device)
+    taken = seconds(step, rounds, device)
     on_card = device.type == "cuda"
     peak = torch.cuda.max_memory_allocated() if on_card else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    words = None
+    found = {"method": method, "seconds": taken, "memory": peak / 1e6, "words": None, "waiting": None}
     if isinstance(module, MaskedTask):
         asked = split(batch.mask)[1] if isinstance(module, BEiTTask) else None  # SplitMask asks for all
-        words = seconds(lambda: module.tokenizer(batch.image, asked), arguments.rounds, device) / taken
-    return {"method": name, "seconds": taken, "memory": peak / 2**20, "words": words, "waiting": None, "step": step}
+        found["words"] = seconds(lambda: module.tokenizer(batch.image, asked), rounds, device) / taken
+    if not method.startswith("timm_"):
+        found["waiting"] = waiting(step, experiment, arguments)
+    return found
 
 
 def waiting(step: Callable[[], None], experiment: Pretraining, arguments: argparse.Namespace) -> float:
@@ -186,26 +244,11 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
 
     results = []
     for method in arguments.methods:
-        torch.manual_seed(0)
-        experiment = experiment_of("beit" if method.startswith("timm") else method, arguments)
-        dataset = experiment.train_dataset()
-        batch = default_collate([dataset[number % len(dataset)] for number in range(arguments.batch)])
-        module: nn.Module
-        if method == "timm_beit":
-            module = TimmBEiT(arguments.model, arguments.size, arguments.words)
-            result = measure(method, module, module, batch, arguments)
-        elif method == "timm_mae":
-            module = TimmMAE(arguments.model, arguments.size)
-            result = measure(method, module, module, batch, arguments)
-        else:
-            module = experiment.build_task()
-            result = measure(method, module, lambda b, task=module: task(b, "train")["loss"], batch, arguments)
-            result["waiting"] = waiting(result["step"], experiment, arguments)
-        results.append(result)
+        with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:  # which has imported all and done nothing
+            results.append(pool.submit(measure, method, arguments).result())
 
     beit = next((result["seconds"] for result in results if result["method"] == "beit"), None)
     rows = [

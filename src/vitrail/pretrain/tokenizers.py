@@ -15,7 +15,7 @@ from vitrail.data.loader import Dataset, LoaderConfig, evaluation_batches
 from vitrail.errors import FileError, VitrailError
 from vitrail.metrics.neighbours import load_faiss
 
-_AT_ONCE = 4096  # patches, each compared with all words
+_AT_ONCE = 512  # patches, each compared with all words: their scores stay in the cache
 _LEAST_OF_AN_IMAGE = 16  # patches that k-means takes: not every image of a large data set need be read
 
 
