@@ -24,9 +24,9 @@ def batch() -> Views:
 
 def test_the_views_are_two_large_and_some_small():
     picture = Image.new("RGB", (40, 30), "red")
-    views = Crops(View(size=24), View(size=24), View(size=16), count=3).of(picture)
+    views = Crops(View(size=24), View(size=24), View(size=16), count=3).build()(picture)
     assert views.large.shape == (2, 3, 24, 24) and views.small.shape == (3, 3, 16, 16)
-    assert Crops(View(size=24), View(size=24), View(size=16), count=0).of(picture).small.shape == (0, 3, 16, 16)
+    assert Crops(View(size=24), View(size=24), View(size=16), count=0).build()(picture).small.shape == (0, 3, 16, 16)
 
 
 @torch.no_grad()

@@ -43,12 +43,23 @@ class Crops:
     def __post_init__(self) -> None:
         check_range(self, "count", least=0)
 
-    def of(self, picture: Image.Image) -> "Views":
+    def build(self) -> "Cutter":
         """A picture (RGB) -> its views."""
-        large = [self.first.build()(picture), self.second.build()(picture)]
-        small = [self.small.build()(picture) for _ in range(self.count)]
-        empty = torch.empty(0, 3, self.small.size, self.small.size)
-        return Views(torch.stack(large), torch.stack(small) if small else empty)
+        return Cutter(self)
+
+
+class Cutter:
+    """Cuts pictures as `Crops` says."""
+
+    def __init__(self, crops: Crops) -> None:
+        self.large = (crops.first.build(), crops.second.build())
+        self.small = (crops.small.build(),) * crops.count
+        self.none = torch.empty(0, 3, crops.small.size, crops.small.size)
+
+    def __call__(self, picture: Image.Image) -> "Views":
+        """A picture (RGB) -> its views."""
+        large, small = ([view(picture) for view in views] for views in (self.large, self.small))
+        return Views(torch.stack(large), torch.stack(small) if small else self.none)
 
 
 class Views(NamedTuple):
@@ -67,13 +78,13 @@ class ViewedImages:
     """A data set of views; `pictures` are its samples' images before any transform."""
 
     def __init__(self, pictures: Dataset, crops: Crops) -> None:
-        self.pictures, self.crops = pictures, crops
+        self.pictures, self.cut = pictures, crops.build()
 
     def __len__(self) -> int:
         return len(self.pictures)
 
     def __getitem__(self, index: int) -> Views:
-        return self.crops.of(self.pictures[index].image)
+        return self.cut(self.pictures[index].image)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +162,7 @@ class HeldOutViews(ViewedImages):
 
     def __getitem__(self, index: int) -> HeldOutView:  # type: ignore[override]
         sample = self.pictures[index]
-        return HeldOutView(*self.crops.of(sample.image), self.transform(sample.image), label_of(sample))
+        return HeldOutView(*self.cut(sample.image), self.transform(sample.image), label_of(sample))
 
 
 class Head(nn.Module):
