@@ -6,7 +6,6 @@ from typing import ClassVar, Literal, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from vitrail.bind.grey import GreyPicture, Source, grey_values
 from vitrail.config import check_range
@@ -114,15 +113,23 @@ def fill(values: np.ndarray) -> np.ndarray:
     A hole takes the bilinear interpolation of the averages over 2 x 2 pixels, of which those without any known pixel
     are filled in the same way from 4 x 4, and so on. At least one value must be known.
     """
-    known = torch.from_numpy(~np.isnan(values))
-    return _fill(torch.from_numpy(values), known).numpy()
+    return _fill(values, ~np.isnan(values))
 
 
-def _fill(values: Tensor, known: Tensor) -> Tensor:
+def _fill(values: np.ndarray, known: np.ndarray) -> np.ndarray:
     if known.all():
         return values
-    sums = F.avg_pool2d(torch.where(known, values, 0)[None, None], 2, ceil_mode=True)[0, 0]
-    counts = F.avg_pool2d(known.float()[None, None], 2, ceil_mode=True)[0, 0]
-    coarse = _fill(sums / counts, counts > 0)
-    around = F.interpolate(coarse[None, None], values.shape, mode="bilinear", align_corners=False)[0, 0]
-    return torch.where(known, values, around)
+    sums, counts = _sums(np.where(known, values, np.float32(0))), _sums(known.astype(np.float32))
+    coarse = _fill(sums / np.maximum(counts, 1), counts > 0)
+    around = F.interpolate(torch.from_numpy(coarse)[None, None], values.shape, mode="bilinear", align_corners=False)
+    return np.where(known, values, around[0, 0].numpy())
+
+
+def _sums(values: np.ndarray) -> np.ndarray:
+    """[H, W] -> [ceil(H / 2), ceil(W / 2)], sums over 2 x 2 pixels, at odd ends over fewer."""
+    for axis in (0, 1):
+        values = np.moveaxis(values, axis, 0)
+        pairs = values[::2].copy()
+        pairs[: len(values) // 2] += values[1::2]
+        values = np.moveaxis(pairs, 0, axis)
+    return values
