@@ -193,6 +193,8 @@ def test_pairs_that_bind_nothing(scenes, experiment):
         replace(experiment, pairs=(Pairs(scenes, "thermal", "smell"),))
     with pytest.raises(VitrailError, match="Training needs pairs"):
         replace(experiment, pairs=())
+    with pytest.raises(VitrailError, match=r"BindTraining\.low_rank is 0; it must be at least 1"):
+        replace(experiment, low_rank=0)
     with pytest.raises(VitrailError, match=r"There is no depth\.backbone to freeze; .* parts stem, .*blocks, .*head"):
         replace(experiment, frozen=("depth.backbone",)).build_task()
     with pytest.raises(

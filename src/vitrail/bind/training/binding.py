@@ -100,6 +100,7 @@ class BindTraining(Experiment):
     def __post_init__(self) -> None:
         if not self.pairs:
             raise VitrailError("Training needs pairs; give at least one table.")
+        check_range(self, "low_rank", least=1)
         for pairs in (*self.pairs, *([self.validation] if self.validation else [])):
             for sense in (pairs.first, pairs.second):
                 _modality(self.model, sense)
