@@ -82,9 +82,14 @@ def test_tables_of_captions_and_of_pairs(tmp_path):
     assert [item.matches for item in open_data(several).items] == [("a dog", "barks"), ("rain",)]
     pairs = open_data(table(tmp_path / "c.csv", "text,thermal", "a dog,x.png"))
     assert (pairs.sense, pairs.partner) == ("thermal", "text") and pairs.items[0].matches == ("a dog",)
-    pairs = open_data(table(tmp_path / "d.csv", "image,thermal", "x.jpg,x.png"))
+    both = table(tmp_path / "d.csv", "image,thermal", "x.jpg,x.png")
+    pairs = open_data(both)
     assert (pairs.sense, pairs.partner) == ("image", "thermal")
     assert pairs.items == (Item(tmp_path / "x.jpg", matches=(tmp_path / "x.png",)),)
+    pairs = open_data(both, "thermal")
+    assert (pairs.sense, pairs.partner) == ("thermal", "image")
+    assert pairs.items == (Item(tmp_path / "x.png", matches=(tmp_path / "x.jpg",)),)
+    assert open_data(both, "audio").items == open_data(both).items
 
 
 def test_parts_and_settings(tmp_path):
@@ -107,7 +112,7 @@ def test_parts_and_settings(tmp_path):
     [
         (["file,colour", "x.wav,red"], "has the columns file, colour; it must have"),
         (["label", "red"], "has the columns label"),
-        (["file,label"], "it must have `file`"),
+        (["file,label"], "There is no row in"),
         (["file,label", ",red"], "Row 1 of .* has no 'file'"),
         (["file,label", "x.wav,"], "There is no label in"),
         (["file,label", "x.wav,a", "y.jpg,b"], "There are files of audio, image in .*; say by --sense"),

@@ -67,7 +67,7 @@ def open_data(path: str | Path, sense: str | None = None, classes: Classes | Non
 
     Args:
         path: a folder, or a file in CSV or Parquet.
-        sense: of the files; None: as their suffixes tell.
+        sense: of the files, and of a table's column where one is called so; None: as their suffixes tell.
         classes: names of the classes; None: they are called as folders or labels are.
 
     Raises:
@@ -112,11 +112,14 @@ def open_table(table: Path, sense: str | None = None, classes: Classes | None = 
         FileError, VitrailError: as `open_data`; a column or a cell is missing.
     """
     rows = list(read_rows(table))
-    columns = [name for name in rows[0] if name] if rows else []
+    if not rows:
+        raise FileError(f"There is no row in {table}; give one for each file.")
+    columns = [name for name in rows[0] if name]
     senses = [name for name in columns if name in MODALITIES]
     labels = [name for name in columns if name in ("label", "labels")]
     captions = [name for name in columns if name.startswith("caption")]
-    files = [name for name in columns if name in ("file", "path")] or sorted(senses, key=lambda name: name == "text")
+    files = [name for name in columns if name in ("file", "path")]
+    files = files or sorted(senses, key=lambda name: (name == "text", name != sense))
     matches = captions or [name for name in senses if name != files[0]]
     if not files or not (labels or matches):
         raise FileError(
