@@ -52,8 +52,16 @@ def test_embed_writes_a_table(model, files, tmp_path, capsys):
     assert said.err == f"vitrail: 1 files in {files} are of no known sense and left out\n"
     table = parquet.read_table(output)
     assert table.column_names == ["name", "modality", "start", "seconds", "vector"]
-    assert table["name"].to_pylist() == list(TEXTS) and table["modality"].to_pylist() == ["text"] * 3
+    assert table["name"].to_pylist() == [f"{files}/{name}" for name in TEXTS]
+    assert table["modality"].to_pylist() == ["text"] * 3
     np.testing.assert_allclose(table["vector"].to_pylist(), embedded(model, list(TEXTS.values())), atol=1e-6)
+
+
+def test_the_advice_on_a_file_of_no_known_sense_helps(model, files, tmp_path, capsys):
+    command = ["bind", "embed", str(files / "notes.xyz"), "-o", str(tmp_path / "v.parquet"), "--model", str(model)]
+    assert main([*command, "--device", "cpu"]) == 1
+    pattern = capsys.readouterr().err.partition("Say it by --as SENSE='")[2].partition("'")[0]
+    assert main([*command, "--device", "cpu", "--as", f"text={pattern}"]) == 0
 
 
 def test_an_index_is_brought_up_to_date(model, files, index, capsys):

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,10 @@ TEMPLATE_HELP = (
     "what a name is put into, such as 'a photo of a {}.' (may be given several times; default: those of the sense, as "
     "a rule CLIP's 80)"
 )
-_AS_HELP = "files that the pattern fits are of this sense, such as depth=scans/*.png (may be given several times)"
+_AS_HELP = (
+    "files whose paths, below a FOLDER that is named, fit the pattern are of this sense, such as depth=*/depth/*.png "
+    "(may be given several times)"
+)
 
 
 def add_verbs(verbs: Any) -> None:
@@ -93,7 +97,8 @@ def run_embed(arguments: argparse.Namespace) -> int:
         raise VitrailError(f"Cannot write {arguments.output}: its name must end in .parquet.")
     sources = [source for place in places(arguments.inputs) for source in _sources(place, arguments.patterns)]
     model = load_bind(arguments, settings_of(said_settings(arguments.settings)))
-    sources = _known(model, with_sound(sources))
+    # Files of several folders may be called alike below them.
+    sources = [replace(source, name=str(source.path)) for source in _known(model, with_sound(sources))]
     entries, vectors, failed = [], [], []
     with progress() as bar:
         job = bar.add_task("Embedding", total=len(sources))
@@ -252,7 +257,7 @@ def _sources(place: Path, patterns: list[str]) -> list["Source"]:
         return sources
     found = modality_of(str(place), senses)
     if found is None:
-        raise VitrailError(f"What sense is {place} of? Say it by --as SENSE='{place.name}'.")
+        raise VitrailError(f"What sense is {place} of? Say it by --as SENSE='*{place.name}'.")
     return [Source(place, str(place), found)]
 
 
