@@ -24,11 +24,11 @@ def picture(number):
     return values
 
 
-def write(path, times, sound=False, **options):
+def write(path, times, sound=False, scale=1, **options):
     """A video whose frames appear at `times`, in milliseconds; `options` are the container's."""
     with av.open(str(path), "w", **options) as container:
         stream = container.add_stream("ffv1" if path.suffix == ".avi" else "libx264", rate=25)
-        stream.height, stream.width = SIDES
+        stream.height, stream.width = (scale * side for side in SIDES)
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = Fraction(1, 1000)
         stream.codec_context.gop_size = 12
@@ -136,6 +136,15 @@ def test_frames_are_turned_upright(tmp_path, quarters, corner):
     corners = {"upper left": frame[:8, :8], "upper right": frame[:8, -8:]}
     corners |= {"lower left": frame[-8:, :8], "lower right": frame[-8:, -8:]}
     assert min(corners, key=lambda name: corners[name].mean()) == corner
+
+
+def test_frames_may_change_in_size_on_the_way(tmp_path):
+    small = write(tmp_path / "a.ts", range(0, 400, 40))
+    large = write(tmp_path / "b.ts", range(400, 1200, 40), scale=2)
+    small.write_bytes(small.read_bytes() + large.read_bytes())
+    first, last = open_video(small).clips([0.0, 0.8], 0.8)
+    assert first.frames.shape[1:3] == SIDES and last.frames.shape[1:3] == (2 * SIDES[0], 2 * SIDES[1])
+    assert numbers([first])[0][0] == 0
 
 
 def test_a_damaged_end_is_left_out(tmp_path):

@@ -31,7 +31,7 @@ class Clip(NamedTuple):
 
     Attributes:
         number: of the clip, among those that were asked for.
-        frames: [2, H, W, 3] uint8 RGB, upright.
+        frames: [2, H, W, 3] uint8 RGB, upright, of the size of the first.
     """
 
     number: int
@@ -84,7 +84,8 @@ class Video:
                         if first is None:
                             where = f"at {starts[number]:.1f} of {self.duration:.1f} seconds"
                             raise CorruptSample(self.path, f"no frame can be decoded {where}")
-                        yield Clip(number, np.stack([_upright(first), _upright(last)]))
+                        size = first.width, first.height  # broadcasts change theirs on the way
+                        yield Clip(number, np.stack([_upright(frame, *size) for frame in (first, last)]))
         except av.FFmpegError as error:
             raise CorruptSample(self.path, f"it is damaged ({error.strerror})") from None
 
@@ -180,9 +181,10 @@ def _ends(
         yield number, None if lost else first or shown, last or shown
 
 
-def _upright(frame: Any) -> np.ndarray:
-    """[H, W, 3] uint8, turned as the file asks for."""
-    return np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90) % 4)
+def _upright(frame: Any, width: int, height: int) -> np.ndarray:
+    """[H, W, 3] uint8, turned as the file asks for; `width` and `height` are those before."""
+    values = frame.to_ndarray(format="rgb24", width=width, height=height)
+    return np.rot90(values, round(frame.rotation / 90) % 4)
 
 
 def _package() -> Any:
