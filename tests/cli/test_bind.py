@@ -95,6 +95,8 @@ def test_an_approximate_search_says_what_it_finds(index, capsys, monkeypatch):
         found = capsys.readouterr()
         assert found.err == said
         assert [json.loads(line) for line in found.out.splitlines()] == exact
+    assert main([*command, "--only", "audio"]) == 0  # among few, all are looked at
+    assert capsys.readouterr() == ("", "")
 
 
 def test_search_by_a_text_and_by_sums(model, index, capsys):

@@ -74,7 +74,7 @@ def run_search(arguments: argparse.Namespace) -> int:
     vectors = _embed_query(arguments, settings, query)
     searcher = Searcher(index, sys.maxsize if arguments.exact else EXACT_BELOW)
     hits = searcher.search(combine(vectors, arguments.weights), arguments.count, arguments.only)
-    if searcher.cells is not None:
+    if searcher.cells is not None and searcher.approximates(arguments.only):
         found = f"{100 * searcher.cells.recall:.0f}% of the nearest"
         print(f"vitrail: an approximate search, which finds about {found}; --exact finds all", file=sys.stderr)
     if arguments.json:

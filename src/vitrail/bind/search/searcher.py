@@ -110,18 +110,25 @@ class Searcher:
                 f"The query has {query.shape[-1]} dimensions, the index {self.index.dimension}; use the index's model."
             )
         faiss = load_faiss()
-        wanted = [rows for name, rows in self._rows.items() if not modalities or name in modalities]
+        wanted = self._wanted(modalities)
         available = sum(map(len, wanted))
         count = min(count, available)
         if not count:
             return []
         options = {"sel": faiss.IDSelectorBatch(np.concatenate(wanted))} if available < len(self.entries) else {}
-        if self.cells is not None and available >= self.exact_below:
+        if self.cells is not None and self.approximates(modalities):
             parameters = faiss.SearchParametersIVF(nprobe=self.cells.probes, **options)
             similarities, numbers = self._approximate.search(query[None], count, params=parameters)
             if (numbers >= 0).all():  # the cells held enough
                 return self._hits(similarities, numbers)
         return self._hits(*self._exact.search(query[None], count, params=faiss.SearchParameters(**options)))
+
+    def approximates(self, modalities: Sequence[str] = ()) -> bool:
+        """Whether a search among these senses, or all, looks into the nearest cells rather than at every vector."""
+        return self.cells is not None and sum(map(len, self._wanted(modalities))) >= self.exact_below
+
+    def _wanted(self, modalities: Sequence[str]) -> list[np.ndarray]:
+        return [rows for name, rows in self._rows.items() if not modalities or name in modalities]
 
     def _hits(self, similarities: Vectors, numbers: np.ndarray) -> list[Hit]:
         found = zip(similarities[0].tolist(), numbers[0].tolist(), strict=True)
