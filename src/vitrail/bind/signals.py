@@ -86,6 +86,10 @@ def resample(recording: Recording, own_rate: float | None, rate: int) -> np.ndar
         raise CorruptSample(name, "it has fewer than two samples")
     own_rate = own_rate or recording.rate
     if own_rate is not None:
+        if not _SLOWEST < own_rate <= _FASTEST:
+            raise CorruptSample(
+                name, f"a rate of {own_rate:g} samples a second is not plausible; set it, as in --set imu.rate=100"
+            )
         times = np.arange(len(values)) / own_rate
     elif recording.times is not None:
         times = _seconds(recording.times, name)

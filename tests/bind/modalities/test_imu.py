@@ -137,6 +137,13 @@ def test_npz_with_rate(tmp_path):
         Inertial().read(tmp_path / "c.npz")
 
 
+@pytest.mark.parametrize("rate", [0, -100, math.nan, 1e-9, 1e9])
+def test_rates_that_cannot_be(tmp_path, rate):
+    np.savez(tmp_path / "a.npz", imu=motion(100, 1), rate=rate)
+    with pytest.raises(CorruptSample, match="samples a second is not plausible"):
+        Inertial().read(tmp_path / "a.npz")
+
+
 def test_units_become_si():
     values = motion(400, 5)
     others = values / np.array([GRAVITY] * 3 + [math.radians(1)] * 3)
