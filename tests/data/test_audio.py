@@ -149,6 +149,9 @@ def test_bad_files(tmp_path):
             open_sound(tmp_path / name)
     with pytest.raises(CorruptSample, match="no such file"):
         open_sound(tmp_path / "c.wav")
+    soundfile.write(tmp_path / "fast.wav", np.zeros(100), 2**30)
+    with pytest.raises(CorruptSample, match="it claims 1073741824 samples a second"):
+        open_sound(tmp_path / "fast.wav")
 
 
 @pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100])

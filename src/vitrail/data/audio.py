@@ -23,6 +23,7 @@ RATE = 16_000
 
 Channels = Literal["first", "mean"]
 
+_FASTEST = 10_000_000  # samples a second; more is damage, and would take hours to resample
 _LEAD = 8 * 1152  # samples that are decoded ahead: after a jump, an MP3's first frames lack what was before them
 _RESULTS = 32  # of resampling, that are computed together
 _LONGEST_BLOCK = 640  # samples at the new rate: 11025 to 16000 Hz are 441 to 640
@@ -146,6 +147,8 @@ def open_sound(path: str | Path) -> Sound:
         found = _open_av(path)
     if not found.length:
         raise CorruptSample(path, "it has no sound")
+    if found.rate > _FASTEST:
+        raise CorruptSample(path, f"it claims {found.rate} samples a second")
     return found
 
 
