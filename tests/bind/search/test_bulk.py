@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from vitrail.bind import ImageBindConfig
+from vitrail.bind.modalities.audio import Audio
 from vitrail.bind.modalities.text import Text
 from vitrail.bind.search.bulk import embed_sources, modality_of, sort_files, with_sound
 from vitrail.bind.search.index import Source
@@ -87,6 +88,16 @@ def test_what_lasts_has_a_vector_for_the_file_or_for_each_clip(tmp_path):
     assert timed[0].spans == [(0.0, 1.0), (1.0, 1.0), (2.0, 1.0)] and timed[2].spans == [(0.0, 1.0)]
     torch.testing.assert_close(torch.from_numpy(timed[0].vectors), words[:3])
     torch.testing.assert_close(torch.from_numpy(timed[2].vectors), words[3:])
+
+
+def test_numbers_beyond_what_can_be_embedded(tmp_path):
+    soundfile = pytest.importorskip("soundfile")
+    for name, loudness in {"a.wav": 1e30, "b.wav": 0.1}.items():
+        soundfile.write(tmp_path / name, loudness * np.sin(np.arange(32_000.0)), 16_000, subtype="FLOAT")
+    model = ImageBindConfig(8, {"audio": Audio(width=16, depth=1, heads=2)}).build().eval()
+    made = embed_sources(model, [Source(tmp_path / name, name, "audio") for name in ("a.wav", "b.wav")])
+    assert str(made[0]) == f"Cannot embed {tmp_path / 'a.wav'}: its numbers are too large; leave it out."
+    assert np.isfinite(made[1].vectors).all()
 
 
 def test_a_video_is_seen_and_heard(tmp_path):

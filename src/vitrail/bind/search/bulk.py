@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from vitrail.bind.modalities import MODALITIES
@@ -92,6 +93,8 @@ def embed_sources(
         for row, (owner, _) in enumerate(rows):
             own[owner].append(row)
         for number, its in own.items():
+            if number not in failed and not np.isfinite(vectors[its]).all():
+                failed[number] = VitrailError(f"Cannot embed {paths[number]}: its numbers are too large; leave it out.")
             results[number] = failed.get(number) or Embedded([rows[row][1] for row in its], vectors[its])
     return [results[number] for number in range(len(sources))]
 
