@@ -1,3 +1,4 @@
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -138,6 +139,15 @@ def test_nothing_there(tmp_path, to_array, write_image):
             ImageData(tmp_path / root).open(to_array)
     with pytest.raises(FileError, match="Cannot read the list"):
         ImageData(tmp_path, list=tmp_path / "none.txt").open(to_array)
+
+
+def test_a_list_from_a_pipe_is_refused(tmp_path, to_array):
+    reader, writer = os.pipe()
+    os.write(writer, b"a.jpg 1\n")
+    os.close(writer)
+    with pytest.raises(FileError, match=r"Cannot read the list /dev/fd/\d+: underlying stream is not seekable; give a"):
+        ImageData(tmp_path, list=Path(f"/dev/fd/{reader}")).open(to_array)
+    os.close(reader)
 
 
 def test_a_missing_image_is_a_corrupt_sample(tmp_path, to_array):

@@ -1,4 +1,5 @@
 import io
+import os
 import struct
 import zlib
 
@@ -176,6 +177,9 @@ def test_not_an_image(tmp_path):
         read_image(tmp_path / "none.jpg")
     with pytest.raises(CorruptSample, match="Is a directory"):
         read_image(tmp_path)
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(CorruptSample, match=r"pipe.jpg: it is a pipe, not a file;"):
+        read_image(tmp_path / "pipe.jpg")
 
 
 def test_decompression_bomb(monkeypatch):

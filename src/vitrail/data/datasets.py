@@ -154,7 +154,7 @@ def _rows(file: Path) -> Iterator[tuple[int, list[str]]]:
                     yield number, [cell.strip() for cell in row]
                 header = header and not any(row)
     except (OSError, csv.Error) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise FileError(f"Cannot read the list {file}: {reason}; give a text file with a path a line.") from None
 
 

@@ -140,6 +140,8 @@ def _opened(source: str | Path | IO[bytes], name: str | None) -> Iterator[Image.
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata and of sizes below Pillow's limit: neither is an error
+            if isinstance(source, str | Path) and Path(source).is_fifo():  # Pillow would wait for a writer
+                raise ValueError("it is a pipe, not a file")
             with Image.open(source) as image:
                 yield image
     except FileNotFoundError:
