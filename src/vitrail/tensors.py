@@ -32,7 +32,9 @@ def read_tensors(path: str | Path, mapped: bool = False) -> tuple[dict[str, Tens
     """
     path = Path(path)
     if not path.is_file():
-        raise FileError(f"There is no file {path}; check the path, or name published weights (`vitrail models`).")
+        raise FileError(
+            f"There is no file {path}; check the path, or name published weights (`vitrail models --weights`)."
+        )
     try:
         with path.open("rb") as file:
             looks_safe = path.suffix == ".safetensors" or file.read(9)[8:] == b"{"

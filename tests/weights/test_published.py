@@ -71,5 +71,5 @@ def test_names():
         VitrailError, match=r"called 'xcit_nano_12_p8.x'; for this model there are in1k, dist_224, dist_384, fb_in1k"
     ):
         find_weights("xcit_nano_12_p8.x")
-    with pytest.raises(VitrailError, match="`vitrail models` lists what there is"):
+    with pytest.raises(VitrailError, match="`vitrail models --weights` lists what there is"):
         find_weights("nothing")

@@ -250,5 +250,5 @@ def find_weights(name: str) -> PublishedWeights:
     if name in PUBLISHED:
         return PUBLISHED[name]
     tags = [weights.tag for weights in PUBLISHED.values() if weights.model == name.partition(".")[0]]
-    known = f"for this model there are {', '.join(tags)}" if tags else "`vitrail models` lists what there is"
+    known = f"for this model there are {', '.join(tags)}" if tags else "`vitrail models --weights` lists what there is"
     raise VitrailError(f"No published weights are called {name!r}; {known}.")
