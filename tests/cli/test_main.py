@@ -36,6 +36,16 @@ def test_nothing_and_nonsense_are_answered_with_usage(capsys):
         assert "nonsense" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("closed", "command", "status"),
+    [("<&-", "recognize classify none -", 1), (">&-", "recipes", 0), ("2>&-", "models none", 1)],
+)
+def test_a_closed_stream_is_an_empty_one(closed, command, status):
+    answer = subprocess.run(f"'{VITRAIL}' {command} {closed}", shell=True, capture_output=True, text=True)
+    assert answer.returncode == status
+    assert "Traceback" not in answer.stderr
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
 def test_completion_knows_verbs_and_recipes(capsys, shell):
     assert main(["completion", shell]) == 0

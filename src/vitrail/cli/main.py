@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from vitrail.cli import bind, compress, models, pretrain, recognize, train
 from vitrail.errors import VitrailError
@@ -70,6 +71,9 @@ def _version() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and gives its exit status: 0, 1 for an error that it has named, 2 for a wrong command."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # whoever started us has closed it
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 (it stays open)
     try:
         try:
             return _run(argv)
