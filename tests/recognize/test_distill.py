@@ -39,6 +39,13 @@ def test_a_checkpoint_teaches(run, photos):
         assert torch.equal(teacher(images), load_classifier(run).model(images).argmax(1))
 
 
+def test_a_teacher_is_asked_about_pictures_of_the_size_of_training(monkeypatch):
+    """One of a fixed size, as with Linformer's attention."""
+    fixed = nn.Sequential(nn.Flatten(), nn.Linear(3 * 48 * 48, 10))
+    monkeypatch.setattr("torchvision.models.get_model", lambda name, weights: fixed)
+    assert load_teacher("torchvision:fixed", "abcdefghij", IMAGENET, 48)(torch.zeros(2, 3, 48, 48)).shape == (2,)
+
+
 def test_other_classes_are_refused(run):
     from vitrail.weights import load_classifier
 

@@ -116,7 +116,8 @@ class ClassificationTask(Task):
         config = self.experiment.optimizer
         if name := self.experiment.teacher:
             transform = self.experiment.train_transform
-            teacher = load_teacher(name, self.experiment.classes or (), (transform.mean, transform.std))
+            statistics = (transform.mean, transform.std)
+            teacher = load_teacher(name, self.experiment.classes or (), statistics, transform.size)
             self._teacher = (teacher.to(next(self.parameters()).device),)
         return {"train": Phase(build_optimizer(config, self.backbone), config)}
 

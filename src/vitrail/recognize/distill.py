@@ -45,8 +45,14 @@ class Teacher(nn.Module):
         return self.network(images * self.scale + self.shift).argmax(dim=1)
 
 
-def load_teacher(name: str, classes: Sequence[str], student: Statistics) -> Teacher:
+def load_teacher(name: str, classes: Sequence[str], student: Statistics, size: int = 224) -> Teacher:
     """The teacher `timm:NAME`, `torchvision:NAME` (pretrained weights of that library) or a checkpoint of Vitrail.
+
+    Args:
+        name: of the teacher.
+        classes: names of the classes, in the order of the labels.
+        student: mean and deviation per channel that pictures are normalised by.
+        size: pixels a side of the pictures that it will be asked about.
 
     Raises:
         VitrailError: there is no such teacher, its weights cannot be had, or it knows other classes than `classes`, as
@@ -78,7 +84,7 @@ def load_teacher(name: str, classes: Sequence[str], student: Statistics) -> Teac
         ) from error
     teacher = Teacher(network, student, statistics)
     with torch.no_grad():
-        known = teacher.network(torch.zeros(1, 3, 224, 224)).shape[1]
+        known = teacher.network(torch.zeros(1, 3, size, size)).shape[1]
     if known != len(classes) or (names is not None and tuple(names) != tuple(classes)):
         differ = f"knows {known} classes and the data has {len(classes)}"
         if known == len(classes):
