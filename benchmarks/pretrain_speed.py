@@ -2,11 +2,12 @@
 
     python benchmarks/pretrain_speed.py --model vit_small_patch16_224 --batch 64 --data photos --output speed
 
-`beit_dall_e` takes its words from DALL-E's encoder, with random weights, as the thesis's BEiT does (Section 4.5.6).
-The peers are BEiT, MAE and DINO written here around timm's ViT of the same size, as their papers describe them, on the
-same batches. A step is forward, backward, AdamW and DINO's teacher. Each method runs in a process of its own; memory is
-the peak of that process, or on a GPU what PyTorch has allocated. Waiting is the share of a training's time in which its
-step has no batch to go on with, data being loaded in this many workers.
+`splitmask_inpaint` and `splitmask_match` have one of SplitMask's two losses (Table 4.8). `beit_dall_e` takes its words
+from DALL-E's encoder, with random weights, as the thesis's BEiT does (Section 4.5.6). The peers are BEiT, MAE and DINO
+written here around timm's ViT of the same size, as their papers describe them, on the same batches. A step is forward,
+backward, AdamW and DINO's teacher. Each method runs in a process of its own; memory is the peak of that process, or on
+a GPU what PyTorch has allocated. Waiting is the share of a training's time in which its step has no batch to go on
+with, data being loaded in this many workers.
 """
 
 import argparse
@@ -39,7 +40,8 @@ from vitrail.recipes import load_recipe
 from vitrail.tables import write_table
 from vitrail.weights.tokenizer import export_tokenizer
 
-METHODS = ["beit", "beit_dall_e", "splitmask", "dino", "timm_beit", "timm_mae", "timm_dino"]
+SWITCHES: dict[str, dict[str, Any]] = {"splitmask_inpaint": {"match": False}, "splitmask_match": {"inpaint": False}}
+METHODS = ["beit", "beit_dall_e", "splitmask", *SWITCHES, "dino", "timm_beit", "timm_mae", "timm_dino"]
 HEADER = ["method", "images/s", "ms a step", "times BEiT's", "memory (MB)", "tokenizer (%)", "waiting (%)"]
 
 
@@ -137,7 +139,7 @@ def dall_e(arguments: argparse.Namespace) -> TokenizerConfig:
 
 def experiment_of(method: str, arguments: argparse.Namespace) -> Pretraining:
     recipe: Any = load_recipe(f"{method.partition('_')[0]}_imagenet", arguments.model)
-    fields: dict[str, Any] = {"data": ImageData(arguments.data, labelled=False)}
+    fields: dict[str, Any] = {"data": ImageData(arguments.data, labelled=False), **SWITCHES.get(method, {})}
     fields["backbone"] = replace(recipe.backbone, image_size=arguments.size)
     if method == "dino":
         crops: Crops = recipe.crops

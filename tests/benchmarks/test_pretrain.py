@@ -27,8 +27,8 @@ def test_speed(photos: Path, tmp_path: Path) -> None:
     options = ["--data", str(photos / "train"), "--output", str(tmp_path), "--model", "vit_tiny_patch16_224"]
     printed = run("pretrain_speed.py", *small, *options, "--device", "cpu")
     rows = read(tmp_path / "speed.csv")
-    ours, peers = ["beit", "beit_dall_e", "splitmask", "dino"], ["timm_beit", "timm_mae", "timm_dino"]
-    assert [row["method"] for row in rows] == ours + peers
+    masked = ["beit", "beit_dall_e", "splitmask", "splitmask_inpaint", "splitmask_match"]
+    assert [row["method"] for row in rows] == [*masked, "dino", "timm_beit", "timm_mae", "timm_dino"]
     assert all(float(row["images/s"]) > 0 and float(row["memory (MB)"]) > 0 for row in rows)
     assert float(rows[0]["times BEiT's"]) == 1
     assert all(0 < float(row["tokenizer (%)"]) < 100 for row in rows[:3])
