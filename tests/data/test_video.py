@@ -9,7 +9,7 @@ import pytest
 from vitrail.data import video
 from vitrail.data.audio import open_sound
 from vitrail.data.corrupt import CorruptSample
-from vitrail.data.video import open_video
+from vitrail.data.video import open_video, read_tracks
 
 av = pytest.importorskip("av")
 
@@ -56,7 +56,7 @@ def numbers(found):
 @pytest.mark.parametrize("suffix", [".mkv", ".mp4", ".avi", ".mov"])
 def test_clips_have_the_first_and_the_last_of_their_frames(tmp_path, suffix):
     found = open_video(write(tmp_path / f"a{suffix}", range(0, 4000, 40)))
-    assert found.duration == pytest.approx(4, abs=0.05) and not found.has_sound
+    assert found.duration == pytest.approx(4, abs=0.05)
     made = numbers(found.clips([2.0, 0.0, 0.52], 1.0))
     assert list(made) == [1, 2, 0]  # as they come
     assert made == {0: (50, 74), 1: (0, 24), 2: (13, 37)}
@@ -116,7 +116,8 @@ def test_one_frame(tmp_path):
 
 
 def test_sound_is_seen(tmp_path):
-    assert open_video(write(tmp_path / "a.mp4", range(0, 1000, 40), sound=True)).has_sound
+    assert read_tracks(write(tmp_path / "a.mp4", range(0, 1000, 40), sound=True)) == (True, True)
+    assert read_tracks(write(tmp_path / "b.mp4", range(0, 1000, 40))) == (True, False)
 
 
 @pytest.mark.parametrize(("quarters", "corner"), [(1, "lower left"), (2, "lower right"), (3, "upper right")])
@@ -198,6 +199,7 @@ def test_sound_alone_is_no_video(tmp_path):
         container.mux(track.encode(None))
     with pytest.raises(CorruptSample, match="it has no pictures"):
         open_video(path)
+    assert read_tracks(path) == (False, True)
 
 
 @pytest.mark.shared
@@ -205,7 +207,7 @@ def test_sound_alone_is_no_video(tmp_path):
 def test_real_videos():
     paths = sorted((SHARED / "data" / "clips").glob("*.mp4"))
     found = [open_video(path) for path in paths]
-    assert [one.has_sound for one in found] == [not one.path.name.startswith("silent") for one in found]
+    assert [read_tracks(one.path).sound for one in found] == [not one.path.name.startswith("silent") for one in found]
     for one in found:
         assert 5 < one.duration < 11
         first, last = one.clips([0.0, one.duration - 2], 2.0)

@@ -124,10 +124,11 @@ def run_classify(arguments: argparse.Namespace) -> int:
     """`vitrail bind classify`; 1 where some file could not be read."""
     from vitrail.bind.evaluation.zero_shot import ZeroShotClassifier
     from vitrail.bind.prompts import read_classes
-    from vitrail.bind.search.bulk import embed_sources
+    from vitrail.bind.search.bulk import embed_sources, with_sound
 
     classes = read_classes(arguments.labels)
     sources = [source for place in places(arguments.inputs) for source in _sources(place, arguments.patterns)]
+    sources = with_sound(sources, beside=False)
     if not sources:
         raise FileError(f"There is no file to classify in {', '.join(arguments.inputs)}; name some.")
     senses = {source.modality for source in sources}

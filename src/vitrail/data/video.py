@@ -5,6 +5,7 @@ files may last for hours.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,13 @@ _MISSING = 1.0  # seconds without a frame at the end of a file, though it says t
 _JUMP = 4.0  # seconds without a clip that are decoded rather than jumped over: key frames lie about as far apart
 
 
+class Tracks(NamedTuple):
+    """What a video file has: some have sound alone."""
+
+    pictures: bool
+    sound: bool
+
+
 class Clip(NamedTuple):
     """The first and the last frame of a clip.
 
@@ -45,12 +53,10 @@ class Video:
     Attributes:
         path: the file.
         duration: seconds from the first frame to the end of the last: as its track says, or else as its packets do.
-        has_sound: whether there is a sound track.
     """
 
     path: Path
     duration: float
-    has_sound: bool
 
     def clips(self, starts: Sequence[float], seconds: float) -> Iterator[Clip]:
         """The frames at both ends of clips, each as soon as it is decoded.
@@ -98,14 +104,31 @@ def open_video(path: str | Path) -> Video:
         VitrailError: the package that reads video is missing.
     """
     path = Path(path)
+    with _opened(path) as (av, container):
+        if not container.streams.video:
+            raise CorruptSample(path, "it has no pictures")
+        return Video(path, _duration(av, container, container.streams.video[0]))
+
+
+def read_tracks(path: str | Path) -> Tracks:
+    """Of a file of any format that FFmpeg reads, without decoding anything.
+
+    Raises:
+        CorruptSample: there is no such file, or it cannot be read.
+        VitrailError: the package that reads video is missing.
+    """
+    with _opened(Path(path)) as (_, container):
+        return Tracks(bool(container.streams.video), bool(container.streams.audio))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
+    """The package that reads video, and the file's container."""
     check_holds_data(path)
     av = _package()
     try:
         with av.open(str(path), metadata_errors="replace") as container:
-            if not container.streams.video:
-                raise CorruptSample(path, "it has no pictures")
-            duration = _duration(av, container, container.streams.video[0])
-            return Video(path, duration, bool(container.streams.audio))
+            yield av, container
     except av.FFmpegError:
         raise CorruptSample(path, "it is damaged, or no video that FFmpeg can read") from None
 

@@ -102,15 +102,16 @@ def test_numbers_beyond_what_can_be_embedded(tmp_path):
 
 def test_a_video_is_seen_and_heard(tmp_path):
     av = pytest.importorskip("av")
-    for name, audible in (("a.mkv", True), ("b.mkv", False)):
+    for name, visible, audible in (("a.mkv", True, True), ("b.mkv", True, False), ("d.mkv", False, True)):
         with av.open(str(tmp_path / name), "w") as container:
-            stream = container.add_stream("ffv1", rate=5)
-            stream.height, stream.width, stream.pix_fmt = 16, 16, "bgr0"
+            stream = container.add_stream("ffv1", rate=5) if visible else None
             track = container.add_stream("pcm_s16le", rate=8000) if audible else None
-            for _ in range(10):
-                frame = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode(None))
+            if stream is not None:
+                stream.height, stream.width, stream.pix_fmt = 16, 16, "bgr0"
+                for _ in range(10):
+                    frame = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")
+                    container.mux(stream.encode(frame))
+                container.mux(stream.encode(None))
             if track is not None:
                 sound = av.AudioFrame.from_ndarray(np.zeros((1, 16_000), np.int16), format="s16", layout="mono")
                 sound.rate = 8000
@@ -118,6 +119,11 @@ def test_a_video_is_seen_and_heard(tmp_path):
                 container.mux(track.encode(None))
     (tmp_path / "c.mp4").write_bytes(b"damaged")
     sources, unknown = sort_files(tmp_path)
-    assert unknown == 0 and [source.modality for source in sources] == ["image"] * 3
+    assert unknown == 0 and [source.modality for source in sources] == ["image"] * 4
     found = [(source.name, source.modality) for source in with_sound(sources)]
-    assert found == [("a.mkv", "image"), ("a.mkv", "audio"), ("b.mkv", "image"), ("c.mp4", "image")]
+    assert found == [("a.mkv", "image"), ("a.mkv", "audio"), ("b.mkv", "image"), ("c.mp4", "image"), ("d.mkv", "audio")]
+    found = [(source.name, source.modality) for source in with_sound(sources, beside=False)]
+    assert found == [("a.mkv", "image"), ("b.mkv", "image"), ("c.mp4", "image"), ("d.mkv", "audio")]
+    model = ImageBindConfig(8, {"audio": Audio(width=16, depth=1, heads=2)}).build().eval()
+    (made,) = embed_sources(model, with_sound(sources)[-1:])
+    assert made.vectors.shape == (1, 8)

@@ -16,7 +16,7 @@ from vitrail.bind.model import ImageBind
 from vitrail.bind.search.index import Embedded, Source
 from vitrail.bind.spans import Span
 from vitrail.data.corrupt import CorruptSample
-from vitrail.data.video import SUFFIXES, open_video
+from vitrail.data.video import SUFFIXES, read_tracks
 from vitrail.errors import VitrailError
 
 
@@ -53,15 +53,26 @@ def modality_of(name: str, patterns: Mapping[str, str] | None = None) -> str | N
     return next((modality for modality, cls in MODALITIES.items() if suffix in cls.suffixes), None)
 
 
-def with_sound(sources: Sequence[Source]) -> list[Source]:
-    """The same files, and after each video that has one, its sound track as a source of its own."""
+def with_sound(sources: Sequence[Source], beside: bool = True) -> list[Source]:
+    """The same files, and after each video that has one, its sound track as a source of its own.
+
+    A video file without pictures is its sound alone.
+
+    Args:
+        sources: as `sort_files` finds them.
+        beside: whether sound counts that has pictures beside it.
+    """
     found = []
     for source in sources:
-        found.append(source)
+        senses = [source.modality]
         if source.modality == "image" and source.path.suffix.lower() in SUFFIXES:
             with suppress(VitrailError):  # whoever reads the pictures will say what is wrong
-                if open_video(source.path).has_sound:
-                    found.append(replace(source, modality="audio"))
+                tracks = read_tracks(source.path)
+                if tracks.sound and not tracks.pictures:
+                    senses = ["audio"]
+                elif tracks.sound and beside:
+                    senses = ["image", "audio"]
+        found += [replace(source, modality=sense) for sense in senses]
     return found
 
 
