@@ -5,11 +5,13 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from vitrail.bind.modalities.imu import UnitWarning
 from vitrail.cli.main import main
 from vitrail.recipes import recipe_names
 
@@ -231,6 +233,24 @@ def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
 
     monkeypatch.setattr("vitrail.cli.models.run_models", fail)
     with pytest.raises(RuntimeError, match="shapes differ"):
+        main(["models"])
+
+
+def test_warnings_are_one_line(monkeypatch, capsys):
+    def run(arguments):
+        warnings.warn("It is hardly in the units said.", UnitWarning, stacklevel=1)
+        warnings.warn("of somebody else", UserWarning, stacklevel=1)
+        return 0
+
+    monkeypatch.setattr("vitrail.cli.models.run_models", run)
+    before = warnings.showwarning
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        warnings.showwarning = lambda message, *where: print(f"shown as ever: {message}", file=sys.stderr)
+        assert main(["models"]) == 0
+    assert capsys.readouterr().err == "vitrail: It is hardly in the units said.\nshown as ever: of somebody else\n"
+    assert warnings.showwarning is before
+    with pytest.raises(UnitWarning):  # where warnings are errors, they still are
         main(["models"])
 
 

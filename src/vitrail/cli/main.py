@@ -6,8 +6,11 @@ import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from vitrail.cli import bind, compress, models, pretrain, recognize, train
 from vitrail.errors import VitrailError
@@ -116,4 +119,14 @@ def _run(argv: Sequence[str] | None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(fields)}")
     arguments.fields = fields
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    return arguments.run(arguments)
+    with warnings.catch_warnings():  # the way they are shown is as it was, afterwards
+        warnings.showwarning = partial(_show_warning, warnings.showwarning)
+        return arguments.run(arguments)
+
+
+def _show_warning(otherwise: Any, message: Warning | str, category: type[Warning], *where: Any) -> None:
+    """Vitrail's own in one line, as all that it says; those of others, which tell where they come from, as ever."""
+    if category.__module__.partition(".")[0] == "vitrail":
+        print(f"vitrail: {message}", file=sys.stderr)
+    else:
+        otherwise(message, category, *where)
