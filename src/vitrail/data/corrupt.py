@@ -21,7 +21,10 @@ class CorruptSample(FileError):  # noqa: N818 (a sample, of which the error tell
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"Cannot read {self.path}: {self.reason}; mend or remove it, or skip such files with on_corrupt=skip."
+        return (
+            f"Cannot read {self.path}: {self.reason}; mend or remove it, or skip such files: --on-corrupt skip, or in "
+            'a recipe loader.on_corrupt="skip".'
+        )
 
 
 def check_holds_data(path: Path) -> None:
