@@ -2,6 +2,7 @@
 
 import argparse
 import glob
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -91,8 +92,8 @@ def progress() -> "Progress":
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Rows in aligned columns, numbers to the right, without colours."""
-    body = [tuple(row) for row in rows]
+    """Rows in aligned columns, numbers to the right, without colours; one line each, whatever is in a file's name."""
+    body = [tuple(map(_in_one_line, row)) for row in rows]
     columns = list(zip(header, *body, strict=True))
     widths = [max(map(len, column)) for column in columns]
     numbers = [all(_is_number(cell) for cell in column[1:]) for column in columns]
@@ -102,4 +103,8 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def _is_number(cell: str) -> bool:
-    return cell.replace(".", "", 1).isdecimal() or not cell
+    return cell.removeprefix("-").replace(".", "", 1).isdecimal() or not cell
+
+
+def _in_one_line(cell: str) -> str:
+    return re.sub(r"[\x00-\x1f\x7f]", lambda control: repr(control[0])[1:-1], cell)
