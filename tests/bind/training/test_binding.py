@@ -184,6 +184,16 @@ def test_encoders_start_from_weights(experiment, start, tmp_path):
     assert max(float((state[name] - begun[name]).abs().max()) for name in state) < 0.05  # two steps of about 0.01
 
 
+@pytest.mark.parametrize(("batch_size", "accumulate"), [(1, 1), (4, 4)])
+def test_pairs_without_negatives_are_refused(experiment, tmp_path, batch_size, accumulate):
+    alone = replace(experiment, loop=replace(experiment.loop, batch_size=batch_size, accumulate=accumulate))
+    with pytest.raises(VitrailError, match=f"of the pairs thermal_depth .* at least {2 * accumulate}, or the share"):
+        train(alone, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    replace(alone, pairs=experiment.pairs[1:]).train_dataset()  # two of these at a time
+    replace(alone, loop=replace(alone.loop, batch_size=2 * accumulate)).train_dataset()
+
+
 def test_pairs_that_bind_nothing(scenes, experiment):
     with pytest.raises(VitrailError, match="Pairs of depth and depth bind nothing"):
         Pairs(scenes, "depth", "depth")

@@ -146,7 +146,18 @@ class BindTraining(Experiment):
         return BindTask(self)
 
     def train_dataset(self) -> Dataset:
-        """Pairs of all kinds at once."""
+        """Pairs of all kinds at once.
+
+        Raises:
+            VitrailError: a table cannot be read, or a step of one has no negatives.
+        """
+        micro = self.loop.batch_size // self.loop.accumulate  # over all processes, which share their negatives
+        for name, pairs in self.kinds.items():
+            if micro * pairs.share < 2:
+                raise VitrailError(
+                    f"One of the pairs {name} at a time has no others to be told apart from; make loop.batch_size at "
+                    f"least {2 * self.loop.accumulate}, or the share of these pairs 2."
+                )
         return Handfuls({name: (pairs.open(self.model), pairs.share) for name, pairs in self.kinds.items()})
 
     def validation_dataset(self) -> Dataset | None:
