@@ -76,6 +76,14 @@ def test_an_index_is_brought_up_to_date(model, files, index, capsys):
     assert f"vitrail: Cannot read {files / 'd.txt'}: it is not text in UTF-8; mend it or leave it out.\n" in said.err
 
 
+def test_an_index_within_its_folder_is_left_aside(model, files, capsys):
+    (files / "notes.xyz").unlink()
+    command = ["bind", "index", str(files), "-o", str(files / "index"), "--model", str(model), "--device", "cpu"]
+    for said in ("3 embedded, 0 unchanged", "0 embedded, 3 unchanged"):
+        assert main(command) == 0
+        assert capsys.readouterr() == (f"{files / 'index'}: {said}, 0 forgotten, 0 that cannot be read\n", "")
+
+
 def search(index, capsys, *options):
     capsys.readouterr()
     assert main(["bind", "search", str(index), "--json", "--device", "cpu", *options]) == 0

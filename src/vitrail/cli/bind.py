@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -95,7 +96,7 @@ def run_embed(arguments: argparse.Namespace) -> int:
 
     if Path(arguments.output).suffix != ".parquet":
         raise VitrailError(f"Cannot write {arguments.output}: its name must end in .parquet.")
-    sources = [source for place in places(arguments.inputs) for source in _sources(place, arguments.patterns)]
+    sources = _sources(places(arguments.inputs), arguments.patterns)
     model = load_bind(arguments, settings_of(said_settings(arguments.settings)))
     # Files of several folders may be called alike below them.
     sources = [replace(source, name=str(source.path)) for source in _known(model, with_sound(sources))]
@@ -127,8 +128,7 @@ def run_classify(arguments: argparse.Namespace) -> int:
     from vitrail.bind.search.bulk import embed_sources, with_sound
 
     classes = read_classes(arguments.labels)
-    sources = [source for place in places(arguments.inputs) for source in _sources(place, arguments.patterns)]
-    sources = with_sound(sources, beside=False)
+    sources = with_sound(_sources(places(arguments.inputs), arguments.patterns), beside=False)
     if not sources:
         raise FileError(f"There is no file to classify in {', '.join(arguments.inputs)}; name some.")
     senses = {source.modality for source in sources}
@@ -201,9 +201,8 @@ def run_index(arguments: argparse.Namespace) -> int:
     if arguments.workers:
         work = Work(name, str(model.device), arguments.batch_size, timed, settings)
         return _index_shards(index, model, folder, work, arguments)
-    within = output.resolve()
-    sources = [one for one in _sources(folder, arguments.patterns) if within not in one.path.resolve().parents]
-    sources = _known(model, with_sound(sources), least=0 if (output / MANIFEST).exists() else 1)
+    sources = with_sound(_sources([folder], arguments.patterns, aside=output))
+    sources = _known(model, sources, least=0 if (output / MANIFEST).exists() else 1)
     with progress() as bar:
         task = bar.add_task("Indexing", total=len(sources))
         changes = index.update(
@@ -246,20 +245,23 @@ def _patterns(given: list[str]) -> dict[str, str]:
     return senses
 
 
-def _sources(place: Path, patterns: list[str]) -> list["Source"]:
+def _sources(inputs: Iterable[Path], patterns: list[str], aside: Path | None = None) -> list["Source"]:
+    """The files of `inputs` and of the folders among them; files in the folder `aside` are left aside."""
     from vitrail.bind.search.bulk import modality_of, sort_files
     from vitrail.bind.search.index import Source
 
-    senses = _patterns(patterns)
-    if place.is_dir():
-        sources, unknown = sort_files(place, senses)
-        if unknown:
-            print(f"vitrail: {unknown} files in {place} are of no known sense and left out", file=sys.stderr)
-        return sources
-    found = modality_of(str(place), senses)
-    if found is None:
-        raise VitrailError(f"What sense is {place} of? Say it by --as SENSE='*{place.name}'.")
-    return [Source(place, str(place), found)]
+    senses, sources = _patterns(patterns), []
+    for place in inputs:
+        if place.is_dir():
+            found, unknown = sort_files(place, senses, aside)
+            if unknown:
+                print(f"vitrail: {unknown} files in {place} are of no known sense and left out", file=sys.stderr)
+            sources += found
+        elif sense := modality_of(str(place), senses):
+            sources.append(Source(place, str(place), sense))
+        else:
+            raise VitrailError(f"What sense is {place} of? Say it by --as SENSE='*{place.name}'.")
+    return sources
 
 
 def _known(model: "ImageBind", sources: list["Source"], least: int = 1) -> list["Source"]:

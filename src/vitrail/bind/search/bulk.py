@@ -20,21 +20,27 @@ from vitrail.data.video import SUFFIXES, read_tracks
 from vitrail.errors import VitrailError
 
 
-def sort_files(folder: Path, patterns: Mapping[str, str] | None = None) -> tuple[list[Source], int]:
+def sort_files(
+    folder: Path, patterns: Mapping[str, str] | None = None, aside: Path | None = None
+) -> tuple[list[Source], int]:
     """The files at any depth below a folder that are of some sense, in order of name.
 
     Args:
         folder: hidden files and folders in it are left aside.
         patterns: pattern of names relative to `folder` -> sense, for files that suffixes do not tell: depth and heat
             come as pictures. The first that fits counts.
+        aside: a folder whose files are left aside too.
 
     Returns:
         The files, and how many more there were that are of no known sense.
     """
     sources, unknown = [], 0
+    aside = aside and aside.resolve()
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if any(part.startswith(".") for part in Path(name).parts) or not path.is_file():
+            continue
+        if aside is not None and aside in path.resolve().parents:
             continue
         modality = modality_of(name, patterns)
         if modality is None:
