@@ -76,6 +76,17 @@ def test_an_index_is_brought_up_to_date(model, files, index, capsys):
     assert f"vitrail: Cannot read {files / 'd.txt'}: it is not text in UTF-8; mend it or leave it out.\n" in said.err
 
 
+def test_a_pattern_that_fits_no_file_is_named(model, files, tmp_path, capsys):
+    (files / "notes.xyz").unlink()
+    patterns = ["--as", "depth=depths/*.png", "--as", "text=deep/*", "--as", "text=*"]
+    advice = "patterns are compared with whole paths below the folder, or of files as they are named"
+    said = f"vitrail: no file fits --as depth=depths/*.png; {advice}\n"
+    for command in (["embed", "-o", str(tmp_path / "v.parquet")], ["index", "-o", str(tmp_path / "index")]):
+        words = ["bind", *command, str(files), *patterns, "--model", str(model), "--device", "cpu"]
+        assert main(words) == 0
+        assert capsys.readouterr().err == said
+
+
 def test_an_index_within_its_folder_is_left_aside(model, files, capsys):
     (files / "notes.xyz").unlink()
     command = ["bind", "index", str(files), "-o", str(files / "index"), "--model", str(model), "--device", "cpu"]

@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -216,7 +217,10 @@ def run_index(arguments: argparse.Namespace) -> int:
 def _index_shards(index: "Index", model: "ImageBind", folder: Path, work: "Work", arguments: argparse.Namespace) -> int:
     from vitrail.bind.search.sharded import index_shards, list_shards
 
-    sources = _known(model, list_shards(folder, _patterns(arguments.patterns)))
+    patterns = _patterns(arguments.patterns)
+    sources = list_shards(folder, patterns)
+    _say_idle(patterns, sources)
+    sources = _known(model, sources)
     with progress() as bar:
         task = bar.add_task("Indexing", total=len(sources))
         changes = index_shards(index, sources, work, arguments.workers, lambda files: bar.advance(task, files))
@@ -261,7 +265,16 @@ def _sources(inputs: Iterable[Path], patterns: list[str], aside: Path | None = N
             sources.append(Source(place, str(place), sense))
         else:
             raise VitrailError(f"What sense is {place} of? Say it by --as SENSE='*{place.name}'.")
+    _say_idle(senses, sources)
     return sources
+
+
+def _say_idle(patterns: dict[str, str], sources: list["Source"]) -> None:
+    """What --as says in vain, as a mistyped pattern does: depth would become pictures."""
+    for pattern, sense in patterns.items():
+        if not any(fnmatchcase(source.name, pattern) for source in sources):
+            advice = "patterns are compared with whole paths below the folder, or of files as they are named"
+            print(f"vitrail: no file fits --as {sense}={pattern}; {advice}", file=sys.stderr)
 
 
 def _known(model: "ImageBind", sources: list["Source"], least: int = 1) -> list["Source"]:

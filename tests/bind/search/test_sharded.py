@@ -68,6 +68,14 @@ def test_ray_may_be_missing(folder, model, tmp_path, capsys, monkeypatch):
     assert "Many processes need Ray, which is missing; pip install 'vitrail[bulk]'." in capsys.readouterr().err
 
 
+def test_a_pattern_that_fits_nothing_in_tars_is_named(folder, model, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(vitrail.bind.search.sharded, "_load_ray", OneProcess)
+    patterns = ["--as", "depth=*.png", "--as", "text=part-1.tar/*.txt"]
+    assert main([*bind_index(folder, tmp_path / "index", model), *patterns]) == 0
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("vitrail: no file fits --as depth=*.png; ")
+
+
 class OneProcess:
     """What is used of Ray, in this process, and the tars that went through it."""
 
