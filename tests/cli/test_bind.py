@@ -1,6 +1,7 @@
 """`vitrail bind`, with a tiny model of texts alone: what one sense does, all do."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from vitrail.bind import ImageBind, ImageBindConfig
 from vitrail.bind.modalities.text import Text
+from vitrail.bind.search.index import MANIFEST, Index
 from vitrail.cli.main import main
 
 TEXTS = {"a.txt": "a dog barks", "b.txt": "a cat sleeps", "deep/c.txt": "rain on a roof"}
@@ -85,6 +87,34 @@ def test_a_pattern_that_fits_no_file_is_named(model, files, tmp_path, capsys):
         words = ["bind", *command, str(files), *patterns, "--model", str(model), "--device", "cpu"]
         assert main(words) == 0
         assert capsys.readouterr().err == said
+
+
+def test_an_index_is_of_one_folder(model, files, index, tmp_path, capsys):
+    def bring(folder, status=0):
+        capsys.readouterr()
+        command = ["bind", "index", str(folder), "-o", str(index), "--model", str(model), "--device", "cpu"]
+        assert main(command) == status
+        return capsys.readouterr()
+
+    other = tmp_path / "other"
+    shutil.copytree(files, other)
+    refused = (
+        f"vitrail: The index in {index} is of the files in {{}}, and would forget them for those in {other}; choose "
+        "another folder for an index of these.\n"
+    )
+    assert bring(other, 1) == ("", refused.format(files.resolve()))
+    assert len(Index.open(index).read()[0]) == 3
+    moved = files.rename(tmp_path / "moved")
+    (tmp_path / "link").symlink_to(moved)
+    for same in (moved, tmp_path / "link"):
+        assert bring(same).out == f"{index}: 0 embedded, 3 unchanged, 0 forgotten, 0 that cannot be read\n"
+    assert bring(other, 1) == ("", refused.format(moved.resolve()))
+
+    about = json.loads((index / MANIFEST).read_text())  # as an index of before folders were written down
+    del about["root"]
+    (index / MANIFEST).write_text(json.dumps(about))
+    assert bring(other).out.startswith(f"{index}: ")
+    assert Index.open(index).root == other.resolve()
 
 
 def test_an_index_within_its_folder_is_left_aside(model, files, capsys):

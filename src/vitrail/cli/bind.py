@@ -197,7 +197,7 @@ def run_index(arguments: argparse.Namespace) -> int:
     model = load_bind(arguments, settings)
     source = Path(arguments.model)
     name = str(source.resolve() if source.exists() else source)  # the index is searched from other folders too
-    index = Index.open_or_make(output, fingerprint(source), model.config.dimension, name, options)
+    index = Index.open_or_make(output, fingerprint(source), model.config.dimension, name, options, folder)
     timed = "clips" in options
     if arguments.workers:
         work = Work(name, str(model.device), arguments.batch_size, timed, settings)

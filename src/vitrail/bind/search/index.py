@@ -94,13 +94,21 @@ class Index:
         dimension: d.
         source: where the model was when the index was last brought up to date.
         options: how files are embedded, of all alike: name -> value.
+        root: the folder whose files are in it; None: nobody said.
     """
 
     def __init__(
-        self, folder: Path, model: str, dimension: int, source: str, options: Options, parts: Sequence[str] = ()
+        self,
+        folder: Path,
+        model: str,
+        dimension: int,
+        source: str,
+        options: Options,
+        root: Path | None = None,
+        parts: Sequence[str] = (),
     ) -> None:
         self.folder, self.model, self.dimension, self.source, self.options = folder, model, dimension, source, options
-        self._parts = list(parts)
+        self.root, self._parts = root, list(parts)
 
     @classmethod
     def open(cls, folder: str | Path) -> Self:
@@ -115,33 +123,41 @@ class Index:
             if about["format"] != FORMAT:
                 raise FileError(f"The index in {folder} is of format {about['format']}, not {FORMAT}; make it anew.")
             parts = [str(name) for name in about["parts"]]
-            made = str(about["model"]), int(about["dimension"]), str(about["source"]), dict(about["options"]), parts
+            root = Path(about["root"]) if about.get("root") else None
+            made = str(about["model"]), int(about["dimension"]), str(about["source"]), dict(about["options"])
         except FileNotFoundError:
             raise FileError(f"There is no index in {folder}; make one with: vitrail bind index.") from None
         except (OSError, ValueError, KeyError, TypeError):
             raise FileError(f"{folder / MANIFEST} is damaged; delete {folder} and make the index anew.") from None
-        return cls(folder, *made)
+        return cls(folder, *made, root, parts)
 
     @classmethod
     def open_or_make(
-        cls, folder: str | Path, model: str, dimension: int, source: str = "", options: Options | None = None
+        cls,
+        folder: str | Path,
+        model: str,
+        dimension: int,
+        source: str = "",
+        options: Options | None = None,
+        root: Path | None = None,
     ) -> Self:
         """The index in `folder`, which may be new.
 
         Args:
             folder: its own.
             model, dimension, source, options: as the attributes.
+            root: as the attribute; it takes another one's place only where that is gone, as if it had been moved.
 
         Raises:
             FileError: the folder holds other things, or an index that is damaged.
-            VitrailError: it holds another model's vectors, or such as were made by other options.
+            VitrailError: it holds another model's vectors, or such as were made by other options, or another folder's.
         """
         options = dict(options or {})
         folder = Path(folder)
         if not (folder / MANIFEST).exists():
             if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
                 raise FileError(f"{folder} holds other things than an index; choose a new folder for it.")
-            return cls(folder, model, dimension, source, options)
+            return cls(folder, model, dimension, source, options, root and root.resolve())
         index = cls.open(folder)
         index.source = source or index.source
         if (index.model, index.dimension) != (model, dimension):
@@ -156,6 +172,12 @@ class Index:
                     f"The index in {folder} was made with {name} {own}, not {other}; do it alike, or choose another "
                     "folder."
                 )
+        if root and index.root and index.root.is_dir() and not index.root.samefile(root):
+            raise VitrailError(
+                f"The index in {folder} is of the files in {index.root}, and would forget them for those in {root}; "
+                "choose another folder for an index of these."
+            )
+        index.root = root.resolve() if root else index.root
         return index
 
     def update(
@@ -204,6 +226,7 @@ class Index:
                 done(len(few))
             gone = [key for key in stamps if key not in seen] if prune else []
             self._append([_Row(*key) for key in gone])
+            self._record()
             if len(self._parts) > _MOST_PARTS:
                 self._join()
         return Changes(added, kept, len(gone), tuple(failed))
@@ -291,15 +314,22 @@ class Index:
         with atomic_path(self.folder / name) as temporary:
             load_arrow()[1].write_table(table, temporary)
         self._parts = [*beside, name]
+        self._record()
+
+    def _record(self) -> None:
+        """The manifest, unless it says all this already."""
         about = {
             "format": FORMAT,
             "model": self.model,
             "dimension": self.dimension,
             "source": self.source,
             "options": self.options,
+            "root": self.root and str(self.root),
             "parts": self._parts,
         }
-        write_text(self.folder / MANIFEST, json.dumps(about, indent=2) + "\n")
+        path, text = self.folder / MANIFEST, json.dumps(about, indent=2) + "\n"
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            write_text(path, text)
 
 
 _Stamp = tuple[int, int]  # size in bytes and time of the last change in nanoseconds
