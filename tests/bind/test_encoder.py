@@ -195,6 +195,7 @@ def test_head_of_two_layers_dropout_and_drop_path():
 
 
 def test_fresh_weights():
+    torch.manual_seed(0)
     encoder = Encoder(SignalStem(WIDTH, 6, 4, 20), sizes(), DIMENSION, extra_key_value=True)
     for name, parameter in encoder.named_parameters():
         if "norm.weight" in name:

@@ -347,6 +347,8 @@ def test_a_worker_killed_while_the_next_one_starts_is_one_sentence(many, call, c
 
 
 def test_an_interrupt_ends_the_workers_soon(many, call, capsys):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
+
     def interrupt(worker):
         while not list(Path("out").glob("*.vtr")):
             time.sleep(0.01)
