@@ -18,6 +18,18 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip("this machine has no accelerator")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def processes_can_fork() -> None:
+    """Wakes PyTorch's autograd before anything is exported.
+
+    torch.export pretends that there are eight GPUs; autograd, if it wakes later, starts a thread for each of them, and
+    the processes that tests fork from this one could not train any more.
+    """
+    import torch
+
+    torch.ones((), requires_grad=True).backward()
+
+
 @pytest.fixture(scope="session")
 def photos() -> Path:
     """The photos that ship with the package: train/<class>/NN.webp and test/<class>/NN.webp."""
