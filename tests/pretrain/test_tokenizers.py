@@ -49,6 +49,36 @@ def test_many_patches_are_compared_in_parts(images, monkeypatch):
     assert torch.equal(tokenizer(batch), whole)
 
 
+@pytest.mark.parametrize("open_at_most", [0, 32])
+def test_words_sought_in_bfloat16_are_those_of_float32(images, monkeypatch, open_at_most):
+    """Where several words are about as near, float32 decides; alone, bfloat16 would take others."""
+    monkeypatch.setattr("vitrail.pretrain.tokenizers._OPEN_AT_MOST", open_at_most)  # 0: never fewer
+    tokenizer = TokenizerConfig(words=2000).build(patch_size=8)
+    batch = torch.stack([sample.image for sample in images])
+    batch[0, :, :8, :8] = 0  # as near to all
+    batch[1, 0, 0, 0] = torch.nan  # of no word, and of no number beyond the last
+    expected = tokenizer(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = tokenizer(batch)
+    expected[1, 0, 0] = found[1, 0, 0]
+    assert torch.equal(found, expected)
+    assert found.dtype == torch.int64 and 0 <= int(found.min()) <= int(found.max()) < 2000
+    vectors = tokenizer.patches(batch).flatten(0, 2)
+    alone = (vectors.bfloat16() @ tokenizer.vocabulary.bfloat16().mT).argmax(dim=1)
+    assert not torch.equal(alone, expected.flatten())
+
+
+@pytest.mark.gpu
+def test_words_on_a_gpu_are_those_on_a_cpu(images):
+    tokenizer = TokenizerConfig(words=2000).build(patch_size=8)
+    batch = torch.stack([sample.image for sample in images])
+    expected = tokenizer(batch)
+    tokenizer.cuda()
+    for half in (False, True):
+        with torch.autocast("cuda", torch.bfloat16, enabled=half):
+            assert torch.equal(tokenizer(batch.cuda()).cpu(), expected)
+
+
 def test_the_words_of_some_patches_are_those_among_all(images):
     tokenizer = TokenizerConfig(words=50).build(patch_size=8)
     batch = torch.stack([sample.image for sample in images])

@@ -128,6 +128,7 @@ class MaskedImages:
         return MaskedImage(image, self.masks.draw(grid_of(image, self.patch_size)))
 
 
+@torch.compiler.disable  # how many patches are hidden is known only by looking
 def split(mask: Tensor) -> tuple[Tensor, Tensor]:
     """Masks [B, h, w] with equally many hidden patches -> the numbers of the visible and of the hidden ones.
 

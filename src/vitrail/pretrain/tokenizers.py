@@ -16,6 +16,7 @@ from vitrail.errors import FileError, VitrailError
 from vitrail.metrics.neighbours import load_faiss
 
 _AT_ONCE = 512  # patches, each compared with all words: their scores stay in the cache
+_OPEN_AT_MOST = 32  # words a patch, on average, that bfloat16 may leave open: with more, float32 alone is faster
 _LEAST_OF_AN_IMAGE = 16  # patches that k-means takes: not every image of a large data set need be read
 
 
@@ -102,7 +103,9 @@ class Tokenizer(nn.Module):
         Returns:
             [B, h, w] int64, h = ceil(H / patch of the network), or [B, n].
         """
-        with torch.autocast(images.device.type, enabled=False):
+        device = images.device.type
+        in_bfloat16 = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16
+        with torch.autocast(device, enabled=False):
             if self.config.program is not None:
                 words = self._ask(self.config.program, self.resized(images.float()))
                 return words if only is None else words.flatten(1).gather(1, only)
@@ -110,8 +113,11 @@ class Tokenizer(nn.Module):
             if only is not None:
                 vectors = vectors.flatten(1, 2)
                 vectors = vectors.gather(1, only[:, :, None].expand(-1, -1, vectors.shape[2]))
-            parts = vectors.flatten(0, -2).split(_AT_ONCE)
-            return torch.cat([(part @ self.vocabulary.mT).argmax(dim=1) for part in parts]).view(vectors.shape[:-1])
+            # Only of random directions are few about as near as the nearest: patches of images are much alike.
+            rough = in_bfloat16 and self.config.kind == "random_projection"
+            nearest = _nearest_by_bfloat16 if rough else _nearest
+            found = nearest(vectors.flatten(0, -2), self.vocabulary)
+            return found.view(vectors.shape[:-1])
 
     def _ask(self, path: Path, images: Tensor) -> Tensor:
         if not self._program:
@@ -189,6 +195,32 @@ class Tokenizer(nn.Module):
         )
         k_means.train(vectors.numpy())
         return torch.from_numpy(k_means.centroids)
+
+
+def _nearest(vectors: Tensor, vocabulary: Tensor) -> Tensor:
+    """For vectors [n, d] the numbers of the unit vectors [V, d] of the largest cosine with them, [n] int64."""
+    return torch.cat([(part @ vocabulary.mT).argmax(dim=1) for part in vectors.split(_AT_ONCE)])
+
+
+@torch.compiler.disable  # how many words are left open is known only by looking
+def _nearest_by_bfloat16(vectors: Tensor, vocabulary: Tensor) -> Tensor:
+    """What `_nearest` gives: sought in bfloat16, and where that leaves several words open, decided in float32."""
+    rough_vocabulary = vocabulary.bfloat16().mT
+    found = []
+    for part in vectors.split(_AT_ONCE):
+        rough = part.bfloat16() @ rough_vocabulary
+        # A product is off by 3 * 2^-8 of the vector's length at most (two factors and a result that are rounded), so
+        # that two are by twice as much; rounding the limit itself takes less than the rest of the 8.
+        limit = rough.amax(dim=1, keepdim=True) - 8 * 2**-8 * part.norm(dim=1, keepdim=True)
+        row, word = (rough >= limit.bfloat16()).nonzero(as_tuple=True)
+        if len(row) > _OPEN_AT_MOST * len(part):
+            found.append(_nearest(part, vocabulary))
+            continue
+        scores = (part[row] * vocabulary[word]).sum(dim=1)
+        best = scores.new_zeros(len(part)).scatter_reduce(0, row, scores, "amax", include_self=False)
+        won = scores == best[row]
+        found.append(row.new_zeros(len(part)).scatter_reduce(0, row[won], word[won], "amin", include_self=False))
+    return torch.cat(found)
 
 
 @dataclass(frozen=True)
