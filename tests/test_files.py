@@ -5,7 +5,7 @@ import stat
 import pytest
 
 from vitrail.errors import FileError
-from vitrail.files import atomic_path, remove_unfinished, write_text
+from vitrail.files import atomic_path, check_writable, remove_unfinished, write_text
 
 
 def test_a_file_appears_whole_with_usual_permissions(tmp_path):
@@ -47,6 +47,19 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path):
     ):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_whether_a_file_can_be_written_is_known_before(tmp_path):
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "new" / "folder" / "file"):
+        check_writable(path)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    with pytest.raises(FileError, match=r"Cannot write .*: it is a folder; give the name of a file"):
+        check_writable(tmp_path)
+    with pytest.raises(FileError, match=r"Cannot write .*file/a/b: a file stands where its folder should be; "):
+        check_writable(tmp_path / "file" / "a" / "b")
+    with pytest.raises(FileError, match=r"Cannot write /proc/new/file: .*; make room, or choose a folder"):
+        check_writable("/proc/new/file")
 
 
 def test_what_killed_processes_left_is_deleted_and_nothing_else(tmp_path):

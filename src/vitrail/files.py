@@ -29,8 +29,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         FileError: the folder cannot be made or written to, the disk is full, or `path` is a folder.
     """
     path = Path(path)
-    if path.is_dir():
-        raise FileError(f"Cannot write {path}: it is a folder; give the name of a file.")
+    _refuse_folder(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
@@ -52,6 +51,22 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_writable(path: str | Path) -> None:
+    """Tells whether a file can be written to `path`, before anything is computed for it; leaves nothing behind.
+
+    Raises:
+        FileError: its folder cannot be made or written to, or `path` is a folder.
+    """
+    path = Path(path)
+    _refuse_folder(path)
+    try:
+        folder = next(place for place in path.absolute().parents if place.exists())
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _cannot_write(path, error) from None
+
+
 def remove_unfinished(folder: str | Path) -> None:
     """Deletes the temporary files of `atomic_path` in `folder` that processes which were killed have left.
 
@@ -66,6 +81,11 @@ def remove_unfinished(folder: str | Path) -> None:
                 path.unlink()
             except OSError as error:
                 raise _cannot_write(path, error) from None
+
+
+def _refuse_folder(path: Path) -> None:
+    if path.is_dir():
+        raise FileError(f"Cannot write {path}: it is a folder; give the name of a file.")
 
 
 def _cannot_write(path: Path, error: OSError) -> FileError:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitrail.errors import VitrailError
-from vitrail.files import atomic_path
+from vitrail.files import atomic_path, check_writable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,12 +24,17 @@ def new_figure(width: float, height: float) -> "Figure":
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def check_format(path: str | Path) -> None:
+def check_figure(path: str | Path) -> None:
     """Tells whether a figure can be written to `path`, before anything is computed for it.
 
     Raises:
-        VitrailError: the suffix names no format of pictures, or matplotlib is not installed.
+        VitrailError: as of `save_figure`, or matplotlib is not installed.
     """
+    _check_format(path)
+    check_writable(path)
+
+
+def _check_format(path: str | Path) -> None:
     formats = new_figure(1, 1).canvas.get_supported_filetypes()
     if Path(path).suffix[1:].lower() not in formats:
         raise VitrailError(f"Cannot draw {path}: its suffix names no format; use a name that ends in .png.")
@@ -46,7 +51,7 @@ def save_figure(figure: "Figure", path: str | Path) -> None:
     Raises:
         VitrailError: the suffix names no format of pictures, or the file cannot be written.
     """
-    check_format(path)
+    _check_format(path)
     with atomic_path(path) as temporary, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # a box stands for it
         figure.savefig(temporary, dpi=120)

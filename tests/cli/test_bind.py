@@ -202,6 +202,7 @@ def test_queries_that_are_none(index, capsys, fields, sentence):
         (["embed", "{files}/notes.xyz", "-o", "{tmp}/v.parquet"], "What sense is"),
         (["embed", "{files}/none.txt", "-o", "{tmp}/v.parquet"], "There is no file"),
         (["embed", "{files}/a.txt", "-o", "{tmp}/v.csv"], "its name must end in .parquet"),
+        (["embed", "{files}/a.txt", "-o", "{files}/a.txt/v.parquet"], "a file stands where its folder should be"),
         (["search", "{files}", "--text", "a"], "There is no index in"),
     ],
 )

@@ -111,6 +111,15 @@ def test_what_a_codec_has_no_use_for_is_refused(codec, pictures, tmp_path, capsy
     assert not output.exists()
 
 
+def test_a_folder_of_results_that_cannot_be_made_is_said_before_the_work(
+    codec, pictures, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("vitrail.compress.evaluation.evaluate.evaluate", lambda *_, **__: pytest.fail("it worked"))
+    (tmp_path / "file").touch()
+    assert main(["evaluate", str(codec), "--data", str(pictures), "-o", str(tmp_path / "file")]) == 1
+    assert "a file stands where its folder should be" in capsys.readouterr().err
+
+
 def test_what_a_classifier_has_no_use_for_is_refused(run, photos, capsys):
     command = ["evaluate", str(run), "--data", str(photos / "test")]
     for option in (["--peers", "jpeg"], ["--qualities", "1"], ["--features", "x"], ["--output", "y"]):

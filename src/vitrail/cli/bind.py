@@ -94,9 +94,11 @@ def run_embed(arguments: argparse.Namespace) -> int:
 
     from vitrail.bind.search.bulk import embed_sources, with_sound
     from vitrail.bind.search.index import Entry, write_vectors
+    from vitrail.files import check_writable
 
     if Path(arguments.output).suffix != ".parquet":
         raise VitrailError(f"Cannot write {arguments.output}: its name must end in .parquet.")
+    check_writable(arguments.output)
     sources = _sources(places(arguments.inputs), arguments.patterns)
     model = load_bind(arguments, settings_of(said_settings(arguments.settings)))
     # Files of several folders may be called alike below them.

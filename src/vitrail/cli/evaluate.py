@@ -13,6 +13,7 @@ from vitrail.cli.inputs import SIZES_HELP, add_device, device, image_files, posi
 from vitrail.cli.recognize import load_classifier
 from vitrail.cli.settings import SET_HELP, said_settings, settings_of
 from vitrail.errors import FileError, VitrailError
+from vitrail.files import check_writable
 
 if TYPE_CHECKING:
     import torch
@@ -139,12 +140,9 @@ def run_classifiers(arguments: argparse.Namespace) -> int:
     """Accuracy at one or several resolutions."""
     from vitrail.data.datasets import ImageData
     from vitrail.data.loader import LoaderConfig
-    from vitrail.plots import check_format
     from vitrail.recognize.evaluate import evaluate_at, plot_resolutions, write_confusion
 
-    for drawing in (arguments.plot, arguments.confusion):
-        if drawing and drawing.suffix != ".csv":
-            check_format(drawing)
+    _check_outputs(arguments.plot, arguments.confusion)
     loader = LoaderConfig(on_corrupt=arguments.on_corrupt)
     data = ImageData(arguments.data, label_column=arguments.label_column)
     rows: list[tuple[str, ...]] = []
@@ -169,14 +167,22 @@ def run_classifiers(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _check_outputs(*paths: Path | None) -> None:
+    """Finds out before the work whether tables and figures can be written."""
+    from vitrail.plots import check_figure
+
+    for path in filter(None, paths):
+        check = check_writable if path.suffix == ".csv" else check_figure
+        check(path)
+
+
 def run_codecs(arguments: argparse.Namespace, codecs: "Mapping[str, Codec]") -> int:
     """Rates and distortions, with the classical codecs beside."""
     from vitrail.compress.evaluation.embedding import load_embedding
     from vitrail.compress.evaluation.evaluate import Contender, classical_contenders, evaluate
     from vitrail.compress.evaluation.report import as_markdown, write_report
-    from vitrail.plots import check_format
 
-    check_format("psnr.png")
+    _check_outputs(arguments.output / "psnr.png")
     files = image_files([str(arguments.data)])
     asked = arguments.qualities
     contenders = [Contender(name, one, tuple(asked or one.qualities)) for name, one in codecs.items()]
@@ -199,10 +205,8 @@ def run_bind(arguments: argparse.Namespace, models: "Mapping[str, ImageBind]") -
     from vitrail.bind.evaluation.datasets import open_data
     from vitrail.bind.evaluation.layouts import open_layout
     from vitrail.bind.prompts import read_classes
-    from vitrail.plots import check_format
 
-    if arguments.confusion and arguments.confusion.suffix != ".csv":
-        check_format(arguments.confusion)
+    _check_outputs(arguments.confusion)
     if arguments.layout and arguments.labels:
         raise VitrailError(f"The classes of {arguments.layout} have their names; leave out --labels or --layout.")
     sense = arguments.sense[0] if arguments.sense else None

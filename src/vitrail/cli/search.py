@@ -90,12 +90,13 @@ def run_generate(arguments: argparse.Namespace) -> int:
     """`vitrail bind generate`."""
     from vitrail.bind.generate import Generator
     from vitrail.bind.search.searcher import combine
-    from vitrail.files import atomic_path
+    from vitrail.files import atomic_path, check_writable
 
     query = _query(arguments.fields, "start from")
     output = Path(arguments.output)
     if output.suffix.lower() not in (".png", ".jpg", ".webp"):
         raise VitrailError(f"Cannot write {output}: its name must end in .png, .jpg or .webp.")
+    check_writable(output)
     generator = Generator(arguments.pipeline, device(arguments.device))
     vectors = _embed_query(arguments, settings_of(said_settings(arguments.settings)), query)
     vector = combine(vectors, arguments.weights)

@@ -12,7 +12,7 @@ from vitrail.backbones import Backbone
 from vitrail.data.loader import Dataset, LoaderConfig, evaluation_batches
 from vitrail.errors import VitrailError
 from vitrail.metrics.neighbours import knn_accuracy
-from vitrail.plots import check_format, new_figure, save_figure
+from vitrail.plots import new_figure, save_figure
 
 OUTPUT = -1
 """The number that stands for what a backbone says of the whole image, its class token, among its layers."""
@@ -157,7 +157,6 @@ def plot_layers(curves: Mapping[str, Mapping[int, float]], path: str | Path) -> 
     Raises:
         VitrailError: the suffix of `path` names no format of pictures, or matplotlib is not installed.
     """
-    check_format(path)
     figure = new_figure(5, 3.5)
     axis = figure.subplots()
     for name, accuracies in curves.items():

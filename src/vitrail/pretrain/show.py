@@ -11,7 +11,7 @@ from vitrail.data.augmentation import EvalTransform
 from vitrail.data.corrupt import CorruptSample
 from vitrail.data.images import read_image
 from vitrail.errors import FileError
-from vitrail.plots import check_format, new_figure, plain, save_figure
+from vitrail.plots import check_figure, new_figure, plain, save_figure
 from vitrail.pretrain.masks import Masks, grid_of
 from vitrail.pretrain.pretraining import MaskedTask
 
@@ -69,7 +69,7 @@ def show(
     Raises:
         VitrailError: the picture cannot be read, the words have no pictures, or the drawing cannot be written.
     """
-    check_format(output)
+    check_figure(output)
     try:
         image = transform.build()(read_image(picture))
     except CorruptSample as error:

@@ -13,7 +13,7 @@ from vitrail.data.corrupt import CorruptSample
 from vitrail.data.images import read_image
 from vitrail.errors import FileError, VitrailError
 from vitrail.layers.blocks import ClassAttentionBlock, XCiTBlock
-from vitrail.plots import check_format, new_figure, plain, save_figure
+from vitrail.plots import check_figure, new_figure, plain, save_figure
 from vitrail.recognize.classify import Classifier
 
 Kind = Literal["class-attention", "norms"]
@@ -102,7 +102,7 @@ def explain(
     model, transform = classifier.model, classifier.transform
     if not isinstance(model, XCiT):
         raise VitrailError("Only an XCiT's attention can be drawn, and this model is none.")
-    check_format(output)
+    check_figure(output)
     prepare = transform.build()
     device = next(model.parameters()).device
     columns = []
