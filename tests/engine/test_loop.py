@@ -142,6 +142,17 @@ def test_best_last_and_kept_checkpoints(experiment, tmp_path: Path):
     assert load(tmp_path / "run" / "checkpoints" / "step_00000007.safetensors").header.step == 7
 
 
+def test_a_run_says_that_it_is_done_and_where_its_model_lies(experiment, tmp_path: Path, capsys):
+    for loop, best in ((LOOP, ""), (replace(LOOP, monitor="top1"), "; its best: {}/best.safetensors")):
+        run = replace(experiment, loop=replace(loop, steps=3))
+        folder = tmp_path / str(loop.monitor)
+        for resume in (False, True):  # once more where nothing is left to do
+            fit(run, folder, resume=resume)
+            place = folder / "checkpoints"
+            last = f"The run of 3 steps is done: {place}/last.safetensors{best.format(place)}\n"
+            assert capsys.readouterr().err.endswith(last)
+
+
 def test_the_moving_average_is_what_is_evaluated(experiment, tmp_path: Path):
     experiment = replace(experiment, validation_size=300, loop=replace(LOOP, steps=12, ema=0.8))
     result = fit(experiment, tmp_path / "run")

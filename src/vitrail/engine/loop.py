@@ -173,6 +173,7 @@ def fit(
                     run.save()
             if stopping and done < steps:
                 stop(fabric, Interrupted(f"Stopped after step {done} of {steps}; go on with --resume in {folder}."))
+        report.end(run.last_path, run.best_path if run.best is not None else None)
 
     return Result(
         folder=run.folder,

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Self
 
 from rich.console import Console
@@ -70,6 +71,10 @@ class Report:
             "rises: more training may make the network worse. --loop.monitor loss --loop.mode min keeps the best "
             "checkpoint."
         )
+
+    def end(self, last: Path, best: Path | None) -> None:
+        """All steps are done, now or by an earlier call."""
+        self.say(f"The run of {self._steps} steps is done: {last}{f'; its best: {best}' if best else ''}")
 
     def say(self, text: str) -> None:
         """A line that stays."""
