@@ -330,6 +330,8 @@ def test_16_bit_colour_keeps_its_upper_bits():
 def test_natural_order():
     names = ["img10.jpg", "IMG9.jpg", "10", "9", "a", "B", "09", "img9b.jpg"]
     assert sorted(names, key=natural_key) == ["09", "9", "10", "a", "B", "IMG9.jpg", "img9b.jpg", "img10.jpg"]
+    long = ["0" * 5000 + "7", "000", "1" + "0" * 5000, "9" * 5000]
+    assert sorted(long, key=natural_key) == [long[1], long[0], long[3], long[2]]
 
 
 def test_list_images(tmp_path, write_image):

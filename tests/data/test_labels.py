@@ -66,3 +66,9 @@ def test_missing_class_file(tmp_path):
 def test_a_number_too_large_for_a_class_is_refused():
     with pytest.raises(FileError, match=r"a label 99999999999 in list.txt, and numbers of classes are below 1,000,000"):
         encode(["3", "99999999999"])
+    for number in ("1000000", "9" * 5000):
+        with pytest.raises(FileError, match=r"There is a label (1000000|9{20}) in list.txt"):
+            encode(["3", number])
+        with pytest.raises(FileError, match=r"is not one of the 2 classes, neither by name nor by number"):
+            encode(["a", number], classes=("a", "b"))
+    assert encode(["999999"])[0] == [999999]

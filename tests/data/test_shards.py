@@ -24,6 +24,14 @@ def test_braces(pattern, expected):
     assert find_shards(pattern) == tuple(Path(name) for name in expected)
 
 
+@pytest.mark.parametrize("last", ["1000000", "9" * 5000])
+def test_more_tars_than_anyone_has_are_a_slip(last):
+    with pytest.raises(
+        FileError, match=r"\{0\.\.[09]*1?[09]*\} names more than 1,000,000 tar files; check the numbers"
+    ):
+        find_shards(f"a-{{0..{last}}}.tar")
+
+
 def test_globs_in_natural_order(tmp_path):
     for name in ("a-10.tar", "a-9.tar", "a-9.txt", "b-1.tar"):
         (tmp_path / name).touch()

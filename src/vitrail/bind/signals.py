@@ -206,7 +206,7 @@ def _choose(
 def _place(path: Path, header: list[str] | None, count: int, name: str) -> int:
     if header is not None and name in header:
         return header.index(name)
-    if name.isdecimal() and int(name) < count:
+    if name.isdecimal() and len(name) < 10 and int(name) < count:
         return int(name)
     raise CorruptSample(path, f"it has no column {name} among {', '.join(header or map(str, range(count)))}")
 

@@ -19,8 +19,8 @@ SIZES_HELP = "test resolutions, pixels a side (default: the one the model was ma
 
 def positive(text: str) -> int:
     """The type of options that count something."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text} is no whole number above 0")
+    if not text.isdecimal() or len(text) > 9 or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text:.20} is no whole number from 1 to {10**9 - 1:,}")
     return int(text)
 
 

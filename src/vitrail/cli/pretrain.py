@@ -56,12 +56,12 @@ def run_probe(arguments: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from vitrail.data.datasets import ImageData
-    from vitrail.plots import check_format
+    from vitrail.plots import check_figure
     from vitrail.pretrain.probe import OUTPUT, extract, plot_layers, probe
     from vitrail.weights import open_network
 
     if arguments.plot:
-        check_format(arguments.plot)
+        check_figure(arguments.plot)
     place, optional = device(arguments.device), lambda path: Path(path) if path else None
     curves, rows = {}, []
     for name in arguments.models:
@@ -96,7 +96,7 @@ def _layers(text: str, count: int) -> list[int]:
     if text == "all":
         return list(range(count))
     parts = [part for part in text.split(",") if part]
-    if not all(part.strip().isdecimal() for part in parts):
+    if not all(part.strip().isdecimal() and len(part) < 10 for part in parts):
         raise VitrailError(f"--layers is {text!r}; give numbers between commas, as 0,3,11, or all.")
     return [int(part) for part in parts]
 

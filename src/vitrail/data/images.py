@@ -213,13 +213,13 @@ def _floats_to_grey(values: np.ndarray) -> Image.Image:
     return Image.fromarray(np.rint(values * 255).astype(np.uint8))
 
 
-def natural_key(name: str) -> tuple[list[str | int], str]:
+def natural_key(name: str) -> tuple[list[str | tuple[int, str]], str]:
     """Sorts names as people number them: runs of digits compare as numbers, the rest without regard to case.
 
     "2" comes before "10", "img9" before "img10"; names that differ in nothing else compare as plain text.
     """
-    parts: list[str | int] = list(re.split("([0-9]+)", name.casefold()))
-    parts[1::2] = [int(part) for part in parts[1::2]]
+    parts: list[str | tuple[int, str]] = list(re.split("0*([0-9]+)", name.casefold()))
+    parts[1::2] = [(len(part), part) for part in parts[1::2]]  # not as int, which refuses thousands of digits
     return parts, name
 
 

@@ -49,13 +49,13 @@ class LabelEncoder:
         if negative := [value for value in self.values if value.startswith("-") and value[1:].isdecimal()]:
             raise FileError(f"There is a label {negative[0]} in {source}; labels count from 0.")
         if classes is None and all(value.isdecimal() for value in self.values):
-            largest = max(map(int, self.values))
-            if largest >= MOST_CLASSES:
+            largest = max(self.values, key=_as_class)
+            if _as_class(largest) == MOST_CLASSES:
                 raise FileError(
-                    f"There is a label {largest} in {source}, and numbers of classes are below {MOST_CLASSES:,}; "
+                    f"There is a label {largest:.20} in {source}, and numbers of classes are below {MOST_CLASSES:,}; "
                     "check which column or member has the labels, or give the file with the names of the classes."
                 )
-            classes = [str(number) for number in range(1 + largest)]
+            classes = [str(number) for number in range(1 + _as_class(largest))]
         elif classes is None:
             classes = sorted(self.values, key=natural_key)
         numbers = {name: number for number, name in enumerate(classes)}
@@ -63,11 +63,16 @@ class LabelEncoder:
         return table[np.frombuffer(self.codes, dtype=np.int32)], tuple(classes)
 
 
+def _as_class(digits: str) -> int:
+    """The number of a class; `MOST_CLASSES` if it is larger, however many digits it has."""
+    return min(int(digits), MOST_CLASSES) if len(digits) < 20 else MOST_CLASSES
+
+
 def _number(value: str, numbers: dict[str, int], source: str | Path) -> int:
     if value in numbers:
         return numbers[value]
-    if value.isdecimal() and int(value) < len(numbers):
-        return int(value)
+    if value.isdecimal() and _as_class(value) < len(numbers):
+        return _as_class(value)
     raise FileError(
         f"The label {value!r} in {source} is not one of the {len(numbers)} classes, neither by name nor by number; "
         "correct it, or give the file with the names of the classes."
@@ -100,7 +105,7 @@ def read_classes(path: Path, column: int = 0) -> tuple[str, ...]:
         if 0 <= beside < width:
             body = rows if rows[0][beside].isdecimal() else rows[1:]
             if body and all(row[beside].isdecimal() for row in body):
-                return _by_number([(int(row[beside]), row[column]) for row in body], path)
+                return _by_number([(_as_class(row[beside]), row[column]) for row in body], path)
     return tuple(row[column] for row in rows)
 
 

@@ -9,6 +9,8 @@ from typing import NamedTuple
 from vitrail.data.images import natural_key
 from vitrail.errors import FileError
 
+_MOST = 1_000_000  # tars of one pattern: more is a slip in its numbers
+
 
 class Member(NamedTuple):
     """A file in a tar.
@@ -33,7 +35,7 @@ def find_shards(pattern: str | Path) -> tuple[Path, ...]:
     `{street,room}.tar`, `pairs-*.tar`.
 
     Raises:
-        FileError: nothing matches a pattern with `*`, `?` or `[`.
+        FileError: nothing matches a pattern with `*`, `?` or `[`, or its numbers are too far apart.
     """
     text = str(pattern)
     if braces := re.search(r"\{([^{}]+)\}", text):
@@ -54,6 +56,8 @@ def _options(choice: str) -> list[str]:
     if numbers is None:
         return choice.split(",")
     first, last = numbers.groups()
+    if max(len(first), len(last)) > 9 or int(last) >= _MOST:
+        raise FileError(f"{{{choice:.40}}} names more than {_MOST:,} tar files; check the numbers.")
     return [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
 
 
