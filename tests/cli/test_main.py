@@ -48,6 +48,20 @@ def test_a_closed_stream_is_an_empty_one(closed, command, status):
     assert "Traceback" not in answer.stderr
 
 
+@pytest.mark.parametrize(
+    ("chosen", "rounds"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
+)
+def test_threads_that_wait_sleep_unless_the_user_has_chosen(monkeypatch, chosen, rounds):
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "")  # so that what is there now comes back
+        monkeypatch.delenv(name)
+    for name, value in chosen.items():
+        monkeypatch.setenv(name, value)
+    assert main(["recipes"]) == 0
+    assert os.environ.get("GOMP_SPINCOUNT") == rounds
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
 def test_completion_knows_verbs_and_recipes(capsys, shell):
     assert main(["completion", shell]) == 0
@@ -89,6 +103,7 @@ def test_train_refuses_a_folder_with_a_run_and_resumes_a_finished_one(run, capsy
     assert main([*command, "--optimizer.lr", "1", "--resume"]) == 1
     assert "another configuration: optimizer.lr (0.001, now 1.0)" in capsys.readouterr().err
     assert main([*command, "--resume"]) == 0
+    assert f"The run of 2 steps is done: {run / 'checkpoints' / 'last.safetensors'}\n" in capsys.readouterr().err
     assert (run / "checkpoints" / "last.safetensors").read_bytes() == before
 
 
@@ -112,6 +127,15 @@ def test_evaluate_prints_a_row_a_resolution_and_writes_its_files(run, photos, tm
     figures = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [figure["size"] for figure in figures] == [32, 48]
     assert f"{100 * figures[0]['top1']:.2f}" == rows[1][2]
+
+
+@pytest.mark.parametrize("option", ["--confusion", "--plot"])
+def test_evaluate_finds_out_before_the_work_what_it_cannot_write(run, photos, tmp_path, capsys, option):
+    (tmp_path / "file").touch()
+    target = tmp_path / "file" / "figure.png"
+    assert main(["evaluate", str(run), "--data", str(photos / "test"), "--json", option, str(target)]) == 1
+    said = capsys.readouterr()
+    assert said.out == "" and f"Cannot write {target}: a file stands where its folder should be" in said.err
 
 
 def test_classify_takes_files_folders_patterns_and_a_list(run, photos, capsys, monkeypatch):

@@ -30,8 +30,12 @@ def test_probe(pretrained, run, photos, tmp_path, capsys):
     assert (tmp_path / "layers.png").exists()
     assert main(["pretrain", "probe", str(run), *data, "--knn"]) == 0  # a classifier's backbone
     assert "20 nearest neighbours" in capsys.readouterr().out
-    assert main(["pretrain", "probe", str(pretrained), *data, "--layers", "first"]) == 1
-    assert "--layers is 'first'; give numbers" in capsys.readouterr().err
+    for layers in ("first", "9" * 5000):
+        assert main(["pretrain", "probe", str(pretrained), *data, "--layers", layers]) == 1
+        assert f"--layers is '{layers}'; give numbers" in capsys.readouterr().err
+    assert main(["pretrain", "probe", str(pretrained), *data, "--plot", str(tmp_path / "layers.png" / "a.png")]) == 1
+    said = capsys.readouterr()
+    assert said.out == "" and "a file stands where its folder should be" in said.err
     assert main(["pretrain", "probe", str(pretrained), *data, "--layers", "7"]) == 1
     assert "layers 0 to 1, but 7 was asked for" in capsys.readouterr().err
 

@@ -107,6 +107,7 @@ def _run(argv: Sequence[str] | None) -> int:
     for stream in (sys.stdin, sys.stdout):  # names of files may be any bytes
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="surrogateescape" if stream.encoding == "utf-8" else "backslashreplace")
+    _let_threads_sleep()
     parser = build_parser()
     arguments, fields = parser.parse_known_args(argv)
     if arguments.version:
@@ -122,6 +123,16 @@ def _run(argv: Sequence[str] | None) -> int:
     with warnings.catch_warnings():  # the way they are shown is as it was, afterwards
         warnings.showwarning = partial(_show_warning, warnings.showwarning)
         return arguments.run(arguments)
+
+
+def _let_threads_sleep() -> None:
+    """Unless the user has chosen: OpenMP's threads sleep soon after they have begun to wait for each other.
+
+    Those of GNU spin on for some ten million rounds, which keeps the core from the very thread that they wait for when
+    another process has taken one: everything takes ten times as long then. Read when torch is imported, thus set here.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def _show_warning(otherwise: Any, message: Warning | str, category: type[Warning], *where: Any) -> None:
