@@ -218,9 +218,9 @@ def natural_key(name: str) -> tuple[list[str | tuple[int, str]], str]:
 
     "2" comes before "10", "img9" before "img10"; names that differ in nothing else compare as plain text.
     """
-    parts: list[str | tuple[int, str]] = list(re.split("0*([0-9]+)", name.casefold()))
-    parts[1::2] = [(len(part), part) for part in parts[1::2]]  # not as int, which refuses thousands of digits
-    return parts, name
+    parts = re.split("0*([0-9]+)", name.casefold())  # texts, and numbers between them
+    # Of numbers the longer one is larger; int would refuse thousands of digits.
+    return [(len(part), part) if place % 2 else part for place, part in enumerate(parts)], name
 
 
 def list_images(folder: str | Path, recursive: bool = False) -> list[Path]:
