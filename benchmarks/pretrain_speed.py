@@ -247,9 +247,11 @@ def main() -> None:
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     arguments = parser.parse_args()
 
+    # A forked process has imported all and done nothing, but cannot use a GPU that its parent has asked about.
+    context = get_context("spawn" if arguments.device.startswith("cuda") else "fork")
     results = []
     for method in arguments.methods:
-        with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:  # which has imported all and done nothing
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
             results.append(pool.submit(measure, method, arguments).result())
 
     beit = next((result["seconds"] for result in results if result["method"] == "beit"), None)

@@ -1,13 +1,14 @@
 r"""Images per second and peak memory against resolution (Table 3.1, Figures 3.2 and 3.4), beside the peers.
 
     python benchmarks/xcit_speed.py --output speed
-    python benchmarks/xcit_speed.py --output speed --device cuda --dtypes float32 bfloat16 \
+    python benchmarks/xcit_speed.py --output speed --device cuda --dtypes bfloat16 \
         --sizes 224 384 512 1024 2048 --pixels-per-batch 3211264 --compiled
 
 Ours, plain and optimized for inference, and timm's XCiT have the same random weights; ratios are to timm's, eager. The
 models take turns, and a ratio is the median of the ratios of the rounds, so that a machine that changes its pace in
 between does less harm. Memory is the peak of one forward pass above the loaded model and its input: what PyTorch's
-allocator counts on CUDA; on Linux the resident memory of a fresh process. A model that runs out of memory has no
+allocator counts on CUDA, in the same process, so that a model is compiled once; on Linux the resident memory of a
+fresh process. A model that runs out of memory has no
 numbers, and the others go on. Writes speed.csv, speed.md, and two plots.
 """
 
@@ -130,10 +131,24 @@ def seconds(model: nn.Module, inputs: Tensor) -> float:
     return time.perf_counter() - start
 
 
-def speeds(jobs: Sequence[Job], rounds: int) -> dict[str, list[float]]:
-    """Seconds of a forward pass by entry and round; an entry that runs out of memory is not among them."""
+def allocated(model: nn.Module, inputs: Tensor) -> int:
+    """Bytes on the GPU at the peak of one forward pass, above what lies there before."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    model(inputs)
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def speeds(jobs: Sequence[Job], rounds: int) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Seconds of a forward pass by entry and round, and on CUDA MB at its peak by entry.
+
+    An entry that runs out of memory is not among them.
+    """
     ready: dict[str, tuple[nn.Module, Tensor]] = {}
     times: dict[str, list[float]] = {}
+    peaks: dict[str, float] = {}
 
     def attempt(entry: str, action: Callable[[], None]) -> None:
         try:
@@ -143,11 +158,14 @@ def speeds(jobs: Sequence[Job], rounds: int) -> dict[str, list[float]]:
                 raise
             ready.pop(entry, None)
             times.pop(entry, None)
+            peaks.pop(entry, None)
 
     def warm_up(job: Job) -> None:
         ready[job.entry] = build(job), images(job)
         times[job.entry] = []
         seconds(*ready[job.entry])
+        if job.device == "cuda":
+            peaks[job.entry] = allocated(*ready[job.entry]) / 1e6
 
     with torch.no_grad():
         for job in jobs:
@@ -155,7 +173,7 @@ def speeds(jobs: Sequence[Job], rounds: int) -> dict[str, list[float]]:
         for _ in range(rounds):
             for entry in list(ready):
                 attempt(entry, lambda entry=entry: times[entry].append(seconds(*ready[entry])))
-    return times
+    return times, peaks
 
 
 def resident(field: str) -> int:
@@ -172,12 +190,6 @@ def peak_memory(job: Job) -> float | None:
             model, inputs = build(job), images(job)
             model(inputs)
             gc.collect()
-            if job.device == "cuda":
-                torch.cuda.synchronize()
-                torch.cuda.reset_peak_memory_stats()
-                before = torch.cuda.memory_allocated()
-                model(inputs)
-                return torch.cuda.max_memory_allocated() - before
             ctypes.CDLL(None).malloc_trim(0)  # what the first pass has left
             Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
             before = resident("VmRSS")
@@ -193,7 +205,7 @@ def peak_memory(job: Job) -> float | None:
 
 def memory(job: Job) -> float | None:
     """`peak_memory` in a process of its own, in MB of 10^6 bytes."""
-    if job.device == "cpu" and platform.system() != "Linux":
+    if platform.system() != "Linux":
         return None
     # A fork server imports once for all, and has run nothing: a process that has run threads must not be forked.
     context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
@@ -208,12 +220,14 @@ def memory(job: Job) -> float | None:
 
 def measure(jobs: Sequence[Job], rounds: int) -> list[Row]:
     """A row for each job; the jobs differ in their entry alone."""
-    memories = {job.entry: memory(job) for job in jobs}
-    times = speeds(jobs, rounds)
-    peer, peer_memory = times.get(TIMM), memories[TIMM]
+    on_cpu = jobs[0].device == "cpu"
+    memories = {job.entry: memory(job) for job in jobs} if on_cpu else {}
+    times, peaks = speeds(jobs, rounds)
+    memories |= peaks
+    peer, peer_memory = times.get(TIMM), memories.get(TIMM)
     rows = []
     for job in jobs:
-        taken, peak = times.get(job.entry), memories[job.entry]
+        taken, peak = times.get(job.entry), memories.get(job.entry)
         rows.append(
             Row(
                 job.device,

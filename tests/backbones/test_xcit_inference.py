@@ -135,6 +135,22 @@ def test_bfloat16_is_as_exact_as_the_plain_model(covariance_from: int) -> None:
         assert error(ours[number], exact[number]) < 1.2 * error(plain[number], exact[number]) + 1e-3
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_on_a_gpu_it_is_as_exact_as_the_plain_model(covariance_from: int, dtype: torch.dtype) -> None:
+    model = randomized(replace(XCITS["xcit_nano_12_p16"], depth=6))
+    images = torch.randn(2, 3, 224, 224).to(dtype)
+    fast = optimize_for_inference(model, covariance_from).to("cuda", dtype)
+    with torch.no_grad():
+        exact = copy.deepcopy(model).double().forward_features(images.double())
+        plain = copy.deepcopy(model).to("cuda", dtype).forward_features(images.cuda())
+        ours = fast.forward_features(images.cuda())
+    for got, theirs, wanted in zip(ours[:2], plain[:2], exact[:2], strict=True):
+        errors = [float((one.cpu().double() - wanted).norm() / wanted.norm()) for one in (got, theirs)]
+        assert errors[0] < (0.03 if dtype == torch.bfloat16 else 1e-3)  # convolutions may take TF32
+        assert errors[0] < 1.2 * errors[1] + 1e-3
+
+
 def test_sums_over_tokens_are_float32() -> None:
     x = torch.randn(2, 3000, 16).bfloat16()
     covariance = inference.gram(x)

@@ -89,6 +89,18 @@ def test_half_precision_is_close(tiny, tmp_path, method):
     assert loss("bf16-mixed") == pytest.approx(loss("32-true"), rel=0.02)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_gpu_learns_what_a_cpu_does(tiny, tmp_path, method, precision):
+    def loss(accelerator: str) -> float:
+        loop = {"steps": 2, "precision": precision, "accelerator": accelerator}
+        result = fit(tiny(method, validation=None, loop=loop), tmp_path / accelerator)
+        return read_curves(result.folder)["train/loss"][0][1]  # later ones see other dropped paths
+
+    assert loss("cuda") == pytest.approx(loss("cpu"), rel=0.02)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_compiled_is_eager_to_rounding(photos, tmp_path, method):
