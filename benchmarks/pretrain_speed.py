@@ -193,8 +193,15 @@ def measure(method: str, arguments: argparse.Namespace) -> dict[str, Any]:
     module.to(device).train()
     optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], 1e-4)
 
+    def in_precision() -> torch.autocast:
+        return torch.autocast(device.type, torch.bfloat16, enabled=arguments.precision == "bf16")
+
+    def words() -> None:
+        with in_precision():
+            module.tokenizer(batch.image, asked)
+
     def step() -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=arguments.precision == "bf16"):
+        with in_precision():
             value = loss(batch)
         optimizer.zero_grad()
         value.backward()
@@ -208,7 +215,7 @@ def measure(method: str, arguments: argparse.Namespace) -> dict[str, Any]:
     found = {"method": method, "seconds": taken, "memory": peak / 1e6, "words": None, "waiting": None}
     if isinstance(module, MaskedTask):
         asked = split(batch.mask)[1] if isinstance(module, BEiTTask) else None  # SplitMask asks for all
-        found["words"] = seconds(lambda: module.tokenizer(batch.image, asked), rounds, device) / taken
+        found["words"] = seconds(words, rounds, device) / taken
     if not method.startswith("timm_"):
         found["waiting"] = waiting(step, experiment, arguments)
     return found
