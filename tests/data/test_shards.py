@@ -17,6 +17,7 @@ from vitrail.errors import FileError
         ("a.tar", ["a.tar"]),
         ("a-{08..11}.tar", ["a-08.tar", "a-09.tar", "a-10.tar", "a-11.tar"]),
         ("a-{9..10}.tar", ["a-9.tar", "a-10.tar"]),
+        ("a-{8000000..8000001}.tar", ["a-8000000.tar", "a-8000001.tar"]),
         ("{b,a}-{0..1}.tar", ["b-0.tar", "b-1.tar", "a-0.tar", "a-1.tar"]),
     ],
 )

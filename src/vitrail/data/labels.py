@@ -74,7 +74,7 @@ def _number(value: str, numbers: dict[str, int], source: str | Path) -> int:
     if value.isdecimal() and _as_class(value) < len(numbers):
         return _as_class(value)
     raise FileError(
-        f"The label {value!r} in {source} is not one of the {len(numbers)} classes, neither by name nor by number; "
+        f"The label {value!r:.80} in {source} is not one of the {len(numbers)} classes, neither by name nor by number; "
         "correct it, or give the file with the names of the classes."
     )
 

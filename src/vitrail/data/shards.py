@@ -56,7 +56,7 @@ def _options(choice: str) -> list[str]:
     if numbers is None:
         return choice.split(",")
     first, last = numbers.groups()
-    if max(len(first), len(last)) > 9 or int(last) >= _MOST:
+    if max(len(first), len(last)) > 18 or int(last) - int(first) >= _MOST:
         raise FileError(f"{{{choice:.40}}} names more than {_MOST:,} tar files; check the numbers.")
     return [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
 
