@@ -13,7 +13,7 @@ from vitrail.pretrain.views import View
 @pytest.fixture
 def task(tiny) -> DINOTask:
     torch.manual_seed(0)
-    return tiny("dino").build_task()
+    return tiny("dino", teacher_temperature=(0.04, 0.07)).build_task()
 
 
 @pytest.fixture

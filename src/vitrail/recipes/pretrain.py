@@ -253,6 +253,7 @@ def dino_mini() -> DINO:
         outputs=1024,
         hidden=512,
         bottleneck=128,
-        optimizer=replace(_SMALL_OPTIMIZER, weight_decay=0.04, weight_decay_end=0.4),
+        teacher_temperature=(0.04, 0.04),  # warmer, a teacher of few pictures comes to say the same of all
+        optimizer=replace(_SMALL_OPTIMIZER, lr=5e-4, weight_decay=0.04, weight_decay_end=0.4),
         loop=_SMALL_LOOP,
     )
