@@ -153,7 +153,7 @@ def test_on_a_gpu_it_is_as_exact_as_the_plain_model(covariance_from: int, dtype:
 
 def test_sums_over_tokens_are_float32() -> None:
     x = torch.randn(2, 3000, 16).bfloat16()
-    covariance = inference.gram(x)
+    covariance = inference.centered_gram(x, torch.zeros(2, 1, 16).bfloat16())
     assert covariance.dtype == torch.float32
     torch.testing.assert_close(covariance.double(), x.double().mT @ x.double(), rtol=1e-5, atol=1e-3)
 
@@ -178,13 +178,10 @@ def test_covariance_form_does_not_cancel(common: float, spread: float) -> None:
         wanted = copy.deepcopy(attention).double()(copy.deepcopy(norm).double()(tokens.double()))
         plain = attention(norm(tokens)).double()
         form = InferenceAttention(attention, norm, torch.ones(width), covariance_from=0)
-        ours = tokens.clone()
-        form(ours)
-    branch = ours.double() - tokens.double()
-    rounding = 2**-24 * tokens.abs().max().item()  # of the sum with the tokens
+        branch = form(tokens).double()
     scale = wanted.abs().max().item()
     plain_error = (plain - wanted).abs().max().item()
-    assert (branch - wanted).abs().max().item() < 3 * plain_error + 2e-6 * scale + 2 * rounding
+    assert (branch - wanted).abs().max().item() < 3 * plain_error + 2e-6 * scale
 
 
 def test_tokens_choose_the_form(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,8 +190,8 @@ def test_tokens_choose_the_form(monkeypatch: pytest.MonkeyPatch) -> None:
     assert crossover == 45  # 32 * 3.5 / 2.5 = 44.8
     fast = model.optimize_for_inference()
     calls: list[int] = []
-    original = inference.gram
-    monkeypatch.setattr(inference, "gram", lambda x: calls.append(x.shape[1]) or original(x))
+    original = inference.centered_gram
+    monkeypatch.setattr(inference, "centered_gram", lambda x, mean: calls.append(x.shape[1]) or original(x, mean))
     fast(torch.randn(1, 3, 8, 8 * (crossover - 1)))
     assert calls == []
     fast(torch.randn(1, 3, 8, 8 * crossover))
@@ -245,7 +242,7 @@ def test_traced_whole() -> None:
 
 
 class LargestTensor(TorchDispatchMode):
-    """Notes the most elements that one operator has returned."""
+    """Notes the most elements that one operator has made; a view of what was there is not made."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -253,7 +250,7 @@ class LargestTensor(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
         output = function(*arguments, **(options or {}))
-        if isinstance(output, Tensor):
+        if isinstance(output, Tensor) and not function.is_view:
             self.elements = max(self.elements, output.numel())
         return output
 

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import cast
 
 import torch
@@ -16,12 +17,13 @@ from vitrail.layers.inference import (
     InferenceFeedForward,
     InferenceLocalInteraction,
     InferencePatches,
+    add_branch,
 )
 from vitrail.layers.patches import ConvolutionalPatches
 
 
 class InferenceBlock(nn.Module):
-    """An XCiT block that changes its tokens in place."""
+    """An XCiT block that overwrites its tokens (see `add_branch`)."""
 
     def __init__(self, block: XCiTBlock, covariance_from: int | None) -> None:
         super().__init__()
@@ -36,13 +38,14 @@ class InferenceBlock(nn.Module):
         self.feed_forward_norm = block.feed_forward_norm
         self.feed_forward = InferenceFeedForward(block.feed_forward, block.feed_forward_scale)
 
-    def forward(self, tokens: Tensor, grid: tuple[int, int]) -> None:
-        """Tokens [B, h * w, d] enter, and hold what leaves the block afterwards."""
+    def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Tokens [B, h * w, d], to be overwritten -> tokens [B, h * w, d] leaving the block."""
         if self.attention is not None:
-            self.attention(tokens)
+            tokens = add_branch(tokens, self.attention)
         if self.local is not None:
-            self.local(tokens, grid)
-        self.feed_forward(tokens, self.feed_forward_norm)
+            tokens = add_branch(tokens, partial(self.local, grid=grid))
+        each = add_branch(tokens.flatten(0, 1), lambda x: self.feed_forward(self.feed_forward_norm(x)))
+        return each.view_as(tokens)
 
 
 class InferenceXCiT(nn.Module):
@@ -89,7 +92,7 @@ class InferenceXCiT(nn.Module):
         tokens, grid = self.embed(images)
         outputs = {}
         for number, block in enumerate(self.blocks):
-            block(tokens, grid)
+            tokens = block(tokens, grid)
             if number in layers:
                 outputs[number] = tokens.clone()
         return Features(tokens, self.gather(tokens), grid, tuple(outputs[number] for number in layers))

@@ -64,5 +64,5 @@ class InferenceTrunk(nn.Module):
         grid = (tokens.shape[1], tokens.shape[2])
         flat = tokens.view(len(tokens), -1, tokens.shape[3])
         for block in self.blocks:
-            block(flat, grid)
-        return self.norm(tokens)
+            flat = block(flat, grid)
+        return self.norm(flat).view_as(tokens)

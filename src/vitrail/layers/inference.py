@@ -1,11 +1,12 @@
 """The layers of XCiT as inference needs them: constants folded, nothing stored that is not needed, no gradients.
 
-Each layer is made from its plain twin (under torch.no_grad), computes the same function, and adds its residual branch
-to the tokens *in place*, some tokens at a time where that saves memory. Weights are plain buffers, so that a model of
-these layers moves between devices and types, and is saved, like any other. On the CPU in float32, matrix products and
-convolutions go through oneDNN with the activation or the sum fused; elsewhere, and under torch.compile, through
-PyTorch's own operators.
+Each layer is made from its plain twin (under torch.no_grad) and computes its residual branch, which `add_branch` adds
+to the tokens: in place, and some tokens at a time. Weights are plain buffers, so that a model of these layers moves
+between devices and types, and is saved, like any other. On the CPU in float32, matrix products and convolutions go
+through oneDNN with the activation fused; elsewhere, and under torch.compile, through PyTorch's own operators.
 """
+
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -29,46 +30,47 @@ def _fused(x: Tensor) -> bool:
 
 def _tokens_at_once(x: Tensor) -> int:
     """Tokens that are worked on together: on the CPU what stays in its caches, elsewhere enough to fill the device."""
-    return 512 if x.device.type == "cpu" else 32768
+    return 1024 if x.device.type == "cpu" and not torch.compiler.is_compiling() else 8192
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
-    """[..., n, i] times [i, o], plus bias [o], plus residual [..., n, o]."""
+def _in_parts(x: Tensor, tokens: int) -> Sequence[Tensor]:
+    """x [n, ...], which holds so many tokens, in parts of nearly the same length along its first dimension."""
+    return x.tensor_split(max(1, min(len(x), -(-tokens // _tokens_at_once(x)))))
+
+
+def add_branch(tokens: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:
+    """Tokens [n, ..., d] plus what `branch` makes of them; the given ones are overwritten, a part after the other.
+
+    Under torch.compile they are not: it fuses the sum with what follows, and an update in place of a part would be a
+    copy of all.
+    """
+    if torch.compiler.is_compiling():
+        return tokens + branch(tokens)
+    for part in _in_parts(tokens, tokens.shape[:-1].numel()):
+        part += branch(part)
+    return tokens
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """[..., i] times [i, o], plus bias [o]."""
     if _fused(x):
-        if residual is None:
-            return torch.ops.mkldnn._linear_pointwise(x, weight.mT, bias, "none", [], "")
-        return torch.ops.mkldnn._linear_pointwise.binary(x, residual, weight.mT, bias, "add")
-    product = F.linear(x, weight.mT, bias)
-    return product if residual is None else product + residual
+        return torch.ops.mkldnn._linear_pointwise(x, weight.mT, bias, "none", [], "")
+    return F.linear(x, weight.mT, bias)
 
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """GELU of [..., n, i] times [i, o] plus bias [o]."""
+    """GELU of [..., i] times [i, o] plus bias [o]."""
     if _fused(x):
         return torch.ops.mkldnn._linear_pointwise(x, weight.mT, bias, "gelu", [], "none")
-    return F.gelu(F.linear(x, weight.mT, bias))
+    return _gelu_(F.linear(x, weight.mT, bias))
 
 
-def products(left: Tensor, right: Tensor) -> Tensor:
-    """[B, m, k] times [B, k, n], one matrix of each per image."""
+def products(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
+    """[B, m, k] times [B, k, n], one matrix of each per image, plus bias [B, n]."""
     if _fused(left):
-        return torch.stack([linear(*pair) for pair in zip(left, right, strict=True)])
-    return left @ right
-
-
-def add_linear_(tokens: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> None:
-    """Adds [n, i] times [i, o], plus bias [o], to tokens [n, o]."""
-    for part, rows in zip(*(tensor.split(_tokens_at_once(tensor)) for tensor in (tokens, x)), strict=True):
-        part.copy_(linear(rows, weight, bias, residual=part))
-
-
-def add_products_(tokens: Tensor, left: Tensor, right: Tensor, bias: Tensor) -> None:
-    """Adds [B, N, k] times [B, k, d], plus bias [B, 1, d], to tokens [B, N, d]."""
-    if _fused(tokens):
-        for image in zip(tokens, left, right, bias.squeeze(1), strict=True):
-            add_linear_(*image)
-    else:
-        tokens += torch.baddbmm(bias, left, right)
+        biases = [None] * len(left) if bias is None else bias
+        return torch.stack([linear(*image) for image in zip(left, right, biases, strict=True)])
+    return left @ right if bias is None else torch.baddbmm(bias[:, None], left, right)
 
 
 def convolve_gelu(
@@ -78,7 +80,12 @@ def convolve_gelu(
     if _fused(x):
         arguments = (list(padding), [stride, stride], [1, 1], groups)
         return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *arguments, "gelu", [], "none")
-    return F.gelu(F.conv2d(x, weight, bias, stride, padding, groups=groups))
+    return _gelu_(F.conv2d(x, weight, bias, stride, padding, groups=groups))
+
+
+def _gelu_(x: Tensor) -> Tensor:
+    """GELU in place."""
+    return torch.ops.aten.gelu_(x)
 
 
 def depthwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -103,12 +110,24 @@ def depthwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return out.permute(0, 3, 1, 2)
 
 
-def gram(x: Tensor) -> Tensor:
-    """[B, N, d] -> X^T X [B, d, d], summed in float32 and kept in it where x has fewer bits."""
+def centered_gram(x: Tensor, mean: Tensor) -> Tensor:
+    """[B, N, d] and m [B, 1, d] -> (X - m)^T (X - m) [B, d, d], summed and kept in float32 where x has fewer bits."""
+    if _fused(x):
+        centered = x.new_empty(x.shape[2], x.shape[1])  # the way round in which oneDNN wants it
+        pairs = zip(x.mT, mean.mT, strict=True)
+        return torch.stack([linear(torch.sub(*pair, out=centered), centered.mT) for pair in pairs])
+    x = x - mean
     if x.is_cuda and x.dtype in (torch.bfloat16, torch.float16):
         return torch.bmm(x.mT, x, out_dtype=torch.float32)
     x = _at_least_float32(x)
-    return products(x.mT, x)
+    return x.mT @ x
+
+
+def square_sums_(x: Tensor) -> Tensor:
+    """[B, N, d] -> the sums of the squares over N, [B, d], in float32 at least; x is not kept."""
+    if x.device.type == "cpu":  # where vector_norm takes six times as long along this dimension
+        return _at_least_float32(x).square_().sum(dim=1)
+    return torch.linalg.vector_norm(x, dim=1, dtype=torch.promote_types(x.dtype, torch.float32)).square()
 
 
 class InferenceAttention(nn.Module):
@@ -126,7 +145,7 @@ class InferenceAttention(nn.Module):
 
     Args:
         attention, norm, scale: of the plain block.
-        covariance_from: tokens from which on the covariance form is used.
+        covariance_from: tokens from which on the covariance form is used; None: where it saves operations.
     """
 
     def __init__(
@@ -148,38 +167,34 @@ class InferenceAttention(nn.Module):
         temperature = attention.temperature
         self.temperature = None if temperature is None else nn.Buffer(temperature.clone())
 
-    def forward(self, tokens: Tensor) -> None:
-        """Adds the branch to tokens [B, N, d]."""
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens [B, N, d] -> the branch, [B, N, d]."""
         x = self.norm(tokens)
         if tokens.shape[1] < self.covariance_from:
             weights = self._weights(*self._from_queries_and_keys(x))
             values = linear(x, self.value_weight, self.value_bias).unflatten(2, (self.heads, -1))
             mixed = torch.einsum("bhij, bnhj -> bnhi", weights, values)
-            add_linear_(tokens.flatten(0, 1), mixed.flatten(2).flatten(0, 1), self.output_weight, self.output_bias)
-        else:
-            mean = x.mean(dim=1, keepdim=True)
-            x -= mean
-            weights = self._weights(*self._from_covariance(x, mean))
-            output_weight = self.output_weight.unflatten(0, (self.heads, -1))
-            mixing = torch.einsum("bhij, hio -> bhjo", weights, output_weight).flatten(1, 2)  # from values to output
-            matrix = products(self.value_weight.expand_as(mixing), mixing)
-            bias = (mean @ self.value_weight + self.value_bias) @ mixing + self.output_bias
-            add_products_(tokens, x, matrix, bias)
+            return linear(mixed.flatten(2), self.output_weight, self.output_bias)
+        weights = self._weights(*self._from_covariance(x))
+        output_weight = self.output_weight.unflatten(0, (self.heads, -1))
+        mixing = torch.einsum("bhij, hio -> bhjo", weights, output_weight).flatten(1, 2)  # from values to output
+        matrix = products(self.value_weight.expand_as(mixing), mixing)
+        bias = self.value_bias @ mixing + self.output_bias
+        return products(x, matrix, bias)
 
     def _from_queries_and_keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens [B, N, d] -> Q^T K per head [B, h, d/h, d/h], and the squared norms of queries and keys [B, 2 d]."""
         query_key = linear(x, self.query_key_weight, self.query_key_bias)
         query, key = query_key.unflatten(2, (2, self.heads, -1)).unbind(2)  # [B, N, h, d/h]
-        return torch.einsum("bnhi, bnhj -> bhij", query, key), _at_least_float32(query_key).square().sum(dim=1)
+        return torch.einsum("bnhi, bnhj -> bhij", query, key), square_sums_(query_key)
 
-    def _from_covariance(self, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-        """Centred tokens [B, N, d] and their mean [B, 1, d] -> the same, in float32 at least."""
-        covariance = gram(x)
+    def _from_covariance(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, in float32 at least, without queries and keys."""
+        mean = x.mean(dim=1, keepdim=True)
+        covariance = centered_gram(x, mean)
         weight = self.query_key_weight.to(covariance.dtype)
         half = linear(covariance, weight)  # C W_q and C W_k, [B, d, 2 d]
-        center = (mean.to(weight.dtype) @ weight + self.query_key_bias).squeeze(
-            1
-        )  # q and k of the mean token, [B, 2 d]
+        center = (mean.to(weight.dtype) @ weight + self.query_key_bias).squeeze(1)  # q and k of the mean, [B, 2 d]
         squares = (weight * half).sum(dim=1) + x.shape[1] * center.square()
         query_weight = weight.unflatten(1, (2, self.heads, -1))[:, 0]  # [d, h, d/h]
         half_key = half.unflatten(2, (2, self.heads, -1))[:, :, 1]  # [B, d, h, d/h]
@@ -204,58 +219,39 @@ def covariance_crossover(width: int, heads: int) -> int:
 
 
 class InferenceLocalInteraction(nn.Module):
-    """LPI with its batch norm folded into the second convolution.
+    """LPI with its batch norm as one multiply-add in place, and LayerScale folded into the second convolution.
 
-    The batch norm stands before the zero padding: its shift is missing there, so the taps that would have carried it
-    are taken back from the tokens of the border.
+    The batch norm stands before the zero padding of that convolution: its shift is missing outside the picture, and
+    so cannot be folded into a bias.
     """
 
     def __init__(self, local: LocalPatchInteraction, norm: nn.LayerNorm, scale: Tensor) -> None:
         super().__init__()
         self.norm = norm
         assert local.convolution1.bias is not None and local.convolution2.bias is not None
-        factor, shift = fold_batch_norm(local.norm)
-        weight = local.convolution2.weight.double() * scale.double()[:, None, None, None]
-        taps = weight.squeeze(1) * shift[:, None, None]  # [d, 3, 3]
-        bias = local.convolution2.bias * scale.double() + taps.sum(dim=(1, 2))
         like = local.convolution1.weight
+        factor, shift = fold_batch_norm(local.norm)
         self.weight1 = nn.Buffer(like.clone())
         self.bias1 = nn.Buffer(local.convolution1.bias.clone())
-        self.weight2 = nn.Buffer((weight * factor[:, None, None, None]).to(like))
-        self.bias2 = nn.Buffer(bias.to(like))
-        edges = torch.stack([taps[:, 0].sum(1), taps[:, 2].sum(1), taps[:, :, 0].sum(1), taps[:, :, 2].sum(1)])
-        self.edges = nn.Buffer(edges.to(like))  # top, bottom, left, right
-        self.corners = nn.Buffer(taps[:, ::2, ::2].flatten(1).mT.to(like))  # row by row
+        self.factor = nn.Buffer(factor.to(like))
+        self.shift = nn.Buffer(shift.to(like))
+        self.weight2 = nn.Buffer((local.convolution2.weight.double() * scale.double()[:, None, None, None]).to(like))
+        self.bias2 = nn.Buffer(_scaled(local.convolution2.bias, scale))
 
-    def forward(self, tokens: Tensor, grid: tuple[int, int]) -> None:
-        """Adds the branch to tokens [B, h * w, d] for a grid (h, w)."""
-        images_at_once = max(1, _tokens_at_once(tokens) // tokens.shape[1])
-        for part in tokens.view(len(tokens), *grid, -1).split(images_at_once):
-            channels_last = self.norm(part).permute(0, 3, 1, 2)
-            inside = self._first_convolution(channels_last)
-            self._add_second_convolution_(part.permute(0, 3, 1, 2), inside)
-            for edge, taps in zip((part[:, 0], part[:, -1], part[:, :, 0], part[:, :, -1]), self.edges, strict=True):
-                edge -= taps
-            corners = (part[:, 0, 0], part[:, 0, -1], part[:, -1, 0], part[:, -1, -1])
-            for corner, tap in zip(corners, self.corners, strict=True):  # taken back twice
-                corner += tap
-
-    def _first_convolution(self, picture: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Tokens [B, h * w, d] of a grid (h, w) -> the branch, [B, h * w, d]."""
+        picture = self.norm(tokens).unflatten(1, grid).permute(0, 3, 1, 2)
         if _fused(picture):
-            return convolve_gelu(picture, self.weight1, self.bias1, 1, (1, 1), len(self.weight1))
-        return F.gelu(depthwise(picture, self.weight1, self.bias1))
-
-    def _add_second_convolution_(self, picture: Tensor, inside: Tensor) -> None:
-        if _fused(inside):
-            torch.ops.mkldnn._convolution_pointwise_.binary(
-                picture, inside, self.weight2, self.bias2, *[[1, 1]] * 3, len(self.weight2), "add", None, None, [], None
-            )
+            inside = convolve_gelu(picture, self.weight1, self.bias1, 1, (1, 1), len(self.weight1))
         else:
-            picture += depthwise(inside, self.weight2, self.bias2)
+            inside = _gelu_(depthwise(picture, self.weight1, self.bias1))
+        channels_last = inside.permute(0, 2, 3, 1)
+        torch.addcmul(self.shift, channels_last, self.factor, out=channels_last)
+        return depthwise(inside, self.weight2, self.bias2).permute(0, 2, 3, 1).flatten(1, 2)
 
 
 class InferenceFeedForward(nn.Module):
-    """The feed-forward branch, some tokens at a time: the hidden layer of all is a block's largest tensor."""
+    """The feed-forward branch with LayerScale folded into its second layer."""
 
     def __init__(self, feed_forward: FeedForward, scale: Tensor) -> None:
         super().__init__()
@@ -264,14 +260,9 @@ class InferenceFeedForward(nn.Module):
         self.weight2 = nn.Buffer(_scaled(feed_forward.contract.weight.mT, scale))
         self.bias2 = nn.Buffer(_scaled(feed_forward.contract.bias, scale))
 
-    def branch(self, x: Tensor, residual: Tensor) -> Tensor:
-        """x [..., d] through both layers, plus residual [..., d]."""
-        return linear(linear_gelu(x, self.weight1, self.bias1), self.weight2, self.bias2, residual)
-
-    def forward(self, tokens: Tensor, norm: nn.LayerNorm) -> None:
-        """Adds the branch of the normalised tokens to tokens [B, N, d]."""
-        for part in tokens.flatten(0, 1).split(_tokens_at_once(tokens)):
-            part.copy_(self.branch(norm(part), part))
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., d] -> the branch, [..., d]."""
+        return linear(linear_gelu(x, self.weight1, self.bias1), self.weight2, self.bias2)
 
 
 class InferencePatches(nn.Module):
@@ -286,15 +277,14 @@ class InferencePatches(nn.Module):
         heights = [images.shape[2]]
         for _ in self.stages:
             heights.append(-(-heights[-1] // 2))
-        tokens = images.new_empty(len(images), *positions.shape[1:])
-        rows_at_once = max(1, _tokens_at_once(images) // positions.shape[2])
-        images_at_once = max(1, rows_at_once // heights[-1])
-        for some, out in zip(images.split(images_at_once), tokens.split(images_at_once), strict=True):
-            for top in range(0, heights[-1], rows_at_once):
-                rows = slice(top, min(top + rows_at_once, heights[-1]))
-                band = self._band(some, heights, rows.start, rows.stop)
-                out[:, rows] = band.permute(0, 2, 3, 1) + positions[:, rows]
-        return tokens
+        height, width = heights[-1], positions.shape[2]
+        rows = max(1, _tokens_at_once(images) // width)
+        tokens = []
+        for some in _in_parts(images, len(images) * height * width):
+            spans = [(top, min(top + rows, height)) for top in range(0, height, rows)]
+            bands = (self._band(some, heights, *span).permute(0, 2, 3, 1) + positions[:, slice(*span)] for span in spans)
+            tokens.append(torch.cat(list(bands), dim=1))
+        return torch.cat(tokens)
 
     def _band(self, images: Tensor, heights: list[int], top: int, bottom: int) -> Tensor:
         """The rows [top, bottom) of the grid, as if the whole picture had been there: [B, d, rows, w]."""
@@ -303,14 +293,14 @@ class InferencePatches(nn.Module):
             spans.insert(0, (2 * spans[0][0] - 1, 2 * spans[0][1]))
         x = images[:, :, max(spans[0][0], 0) : spans[0][1]].contiguous(memory_format=torch.channels_last)
         for stage, (first, last), height in zip(self.stages, spans[:-1], heights[:-1], strict=True):
-            if first < 0 or last > height:  # the border of the picture
-                x = F.pad(x, (0, 0, int(first < 0), int(last > height)))
-            x = stage(x, activate=stage is not self.stages[-1])
+            if 0 <= first and height < last:  # padding below alone
+                x = F.pad(x, (0, 0, 0, 1))
+            x = stage(x, padding=int(first < 0), activate=stage is not self.stages[-1])
         return x
 
 
 class _FoldedConvolution(nn.Module):
-    """A 3x3 convolution of stride 2 with the batch norm after it; the rows come with their padding."""
+    """A 3x3 convolution of stride 2 with the batch norm after it."""
 
     def __init__(self, convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
         super().__init__()
@@ -319,10 +309,11 @@ class _FoldedConvolution(nn.Module):
         self.weight = nn.Buffer(weight.contiguous(memory_format=torch.channels_last))
         self.bias = nn.Buffer(shift.to(weight))
 
-    def forward(self, x: Tensor, activate: bool) -> Tensor:
+    def forward(self, x: Tensor, padding: int, activate: bool) -> Tensor:
+        """`padding` rows of zeros above and below, of which an even number of rows needs the upper alone."""
         if activate:
-            return convolve_gelu(x, self.weight, self.bias, 2, (0, 1), 1)
-        return F.conv2d(x, self.weight, self.bias, 2, (0, 1))
+            return convolve_gelu(x, self.weight, self.bias, 2, (padding, 1), 1)
+        return F.conv2d(x, self.weight, self.bias, 2, (padding, 1))
 
 
 class InferenceClassAttention(nn.Module):
@@ -351,7 +342,7 @@ class InferenceClassAttention(nn.Module):
         normed_class, normed = self.attention_norm(class_token), self.attention_norm(patches)
         class_token = class_token + self.attention_scale * self._gather(normed_class, normed)
         class_token = self.feed_forward_norm(class_token)
-        class_token = self.feed_forward.branch(class_token, class_token)
+        class_token = class_token + self.feed_forward(class_token)
         if not last:
             normed.mul_(self.attention_scale).add_(patches)
             patches = (self.feed_forward_norm(normed) if self.normalize_patches else normed).mul_(2)
