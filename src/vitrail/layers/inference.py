@@ -282,7 +282,9 @@ class InferencePatches(nn.Module):
         tokens = []
         for some in _in_parts(images, len(images) * height * width):
             spans = [(top, min(top + rows, height)) for top in range(0, height, rows)]
-            bands = (self._band(some, heights, *span).permute(0, 2, 3, 1) + positions[:, slice(*span)] for span in spans)
+            bands = (
+                self._band(some, heights, *span).permute(0, 2, 3, 1) + positions[:, slice(*span)] for span in spans
+            )
             tokens.append(torch.cat(list(bands), dim=1))
         return torch.cat(tokens)
 
@@ -293,7 +295,7 @@ class InferencePatches(nn.Module):
             spans.insert(0, (2 * spans[0][0] - 1, 2 * spans[0][1]))
         x = images[:, :, max(spans[0][0], 0) : spans[0][1]].contiguous(memory_format=torch.channels_last)
         for stage, (first, last), height in zip(self.stages, spans[:-1], heights[:-1], strict=True):
-            if 0 <= first and height < last:  # padding below alone
+            if first >= 0 and height < last:  # padding below alone
                 x = F.pad(x, (0, 0, 0, 1))
             x = stage(x, padding=int(first < 0), activate=stage is not self.stages[-1])
         return x
