@@ -69,7 +69,8 @@ def products(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
     """[B, m, k] times [B, k, n], one matrix of each per image, plus bias [B, n]."""
     if _fused(left):
         biases = [None] * len(left) if bias is None else bias
-        return torch.stack([linear(*image) for image in zip(left, right, biases, strict=True)])
+        images = [linear(*image) for image in zip(left, right, biases, strict=True)]
+        return torch.stack(images) if len(images) > 1 else images[0][None]  # without a copy
     return left @ right if bias is None else torch.baddbmm(bias[:, None], left, right)
 
 
@@ -240,14 +241,15 @@ class InferenceLocalInteraction(nn.Module):
 
     def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Tokens [B, h * w, d] of a grid (h, w) -> the branch, [B, h * w, d]."""
-        picture = self.norm(tokens).unflatten(1, grid).permute(0, 3, 1, 2)
-        if _fused(picture):
-            inside = convolve_gelu(picture, self.weight1, self.bias1, 1, (1, 1), len(self.weight1))
-        else:
-            inside = _gelu_(depthwise(picture, self.weight1, self.bias1))
+        inside = self._first_convolution(self.norm(tokens).unflatten(1, grid).permute(0, 3, 1, 2))
         channels_last = inside.permute(0, 2, 3, 1)
         torch.addcmul(self.shift, channels_last, self.factor, out=channels_last)
         return depthwise(inside, self.weight2, self.bias2).permute(0, 2, 3, 1).flatten(1, 2)
+
+    def _first_convolution(self, picture: Tensor) -> Tensor:
+        if _fused(picture):
+            return convolve_gelu(picture, self.weight1, self.bias1, 1, (1, 1), len(self.weight1))
+        return _gelu_(depthwise(picture, self.weight1, self.bias1))
 
 
 class InferenceFeedForward(nn.Module):
