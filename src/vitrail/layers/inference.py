@@ -281,14 +281,14 @@ class InferencePatches(nn.Module):
             heights.append(-(-heights[-1] // 2))
         height, width = heights[-1], positions.shape[2]
         rows = max(1, _tokens_at_once(images) // width)
-        tokens = []
-        for some in _in_parts(images, len(images) * height * width):
-            spans = [(top, min(top + rows, height)) for top in range(0, height, rows)]
-            bands = (
-                self._band(some, heights, *span).permute(0, 2, 3, 1) + positions[:, slice(*span)] for span in spans
-            )
-            tokens.append(torch.cat(list(bands), dim=1))
-        return torch.cat(tokens)
+        tokens = images.new_empty(len(images), *positions.shape[1:])
+        parts = (_in_parts(tensor, len(images) * height * width) for tensor in (images, tokens))
+        for some, out in zip(*parts, strict=True):
+            for top in range(0, height, rows):
+                bottom = min(top + rows, height)
+                band = self._band(some, heights, top, bottom).permute(0, 2, 3, 1)
+                out[:, top:bottom] = band.add_(positions[:, top:bottom])
+        return tokens
 
     def _band(self, images: Tensor, heights: list[int], top: int, bottom: int) -> Tensor:
         """The rows [top, bottom) of the grid, as if the whole picture had been there: [B, d, rows, w]."""
