@@ -232,10 +232,13 @@ def test_saved_copied_and_moved_like_any_model() -> None:
     assert fast.double()(images.double()).dtype == torch.float64
 
 
-def test_traced_whole() -> None:
-    """torch.compile sees one graph, updates in place included."""
+@pytest.mark.parametrize("pieces", [4, 8192])
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiled_whole(backend: str, pieces: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.compile sees one graph, the stem in parts included."""
+    few_tokens_at_once(monkeypatch, pieces)
     fast = randomized(replace(TINY, depth=1, class_depth=1)).optimize_for_inference()
-    compiled = torch.compile(fast, backend="aot_eager", fullgraph=True)
+    compiled = torch.compile(fast, backend=backend, fullgraph=True)
     for size in ((8, 16), (48, 64)):  # both forms of attention
         images = torch.randn(2, 3, *size)
         torch.testing.assert_close(compiled(images), fast(images), rtol=1e-5, atol=1e-5)
