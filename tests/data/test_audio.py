@@ -182,7 +182,11 @@ def test_official_preprocessing():
     for name in ("noise_2s", "chirp_2s", "short_half_second", "silence_2s"):
         found = log_mel(torch.from_numpy(reference[f"waveform/{name}"][0]))
         found = torch.nn.functional.pad(found, (0, 204 - found.shape[1])).numpy()
-        np.testing.assert_allclose(found, reference[f"logmel/{name}"][0], rtol=0, atol=3e-4)
+        energies, wanted = (np.exp(each.astype(np.float64)) for each in (found, reference[f"logmel/{name}"][0]))
+        # Far below a frame's loudest bin float32 has few digits left, which differ between processors: there the
+        # reference, and we, are up to 0.01 from float64.
+        loudest = wanted.max(axis=0, keepdims=True)
+        assert (np.abs(energies - wanted) <= 3e-4 * wanted + 1e-10 * loudest).all(), name
     for key in reference.files:
         if key.startswith("clip_times/"):
             duration, clips = float(key.split("/")[1]), int(key.split("/")[2])
