@@ -110,8 +110,9 @@ def levels(logits: NDArray[np.float64], offset: int) -> NDArray[np.int16]:
 def frequencies(below: NDArray[np.int16]) -> Integers:
     """What `normalize` makes of the rounded logits' exponentials, [..., V], in less time.
 
-    The integers stay below 2^53, so that float64 holds products, sums and differences exactly; of quotients it rounds
-    the last bit alike everywhere, and what that may have moved up to the next integer is taken back.
+    The integers stay below 2^53, so that float64 holds products, sums and differences exactly. A quotient a / b of such
+    integers that is none lies at least 1/b below the next, and its rounding moves it by at most 2^-53 a/b, which is
+    less: so it rounds down to what integer arithmetic says.
 
     Args:
         below: [..., V], what `levels` returns.
@@ -123,12 +124,11 @@ def frequencies(below: NDArray[np.int16]) -> Integers:
         weights = _WEIGHTS.take(rows[piece], mode="clip")
         total = weights.sum(axis=1, keepdims=True)
         weights *= target
-        quotient = weights / total
-        np.floor(quotient, out=quotient)
-        quotient -= quotient * total > weights
+        weights /= total
+        np.floor(weights, out=weights)
         first = rows[piece].argmin(axis=1)  # the first of equals, by definition
-        quotient[np.arange(len(first)), first] += target - quotient.sum(axis=1)
-        result[piece] = quotient
+        weights[np.arange(len(first)), first] += target - weights.sum(axis=1)
+        result[piece] = weights
     return result.reshape(below.shape)
 
 
