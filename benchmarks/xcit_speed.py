@@ -8,8 +8,9 @@ Ours, plain and optimized for inference, and timm's XCiT have the same random we
 models take turns, and a ratio is the median of the ratios of the rounds, so that a machine that changes its pace in
 between does less harm. Memory is the peak of one forward pass above the loaded model and its input: what PyTorch's
 allocator counts on CUDA, in the same process, so that a model is compiled once; on Linux the resident memory of a
-fresh process. A model that runs out of memory has no numbers, and the others go on. Writes speed.csv, speed.md, and two
-plots.
+fresh process. A model that runs out of memory has no numbers, and the others go on. `--forms` adds XCiT with either form
+of its attention at all sizes: where they meet is where the optimized one should change. Writes speed.csv, speed.md, and
+two plots.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import ctypes
 import gc
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -31,6 +33,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from vitrail.backbones.xcit_inference import optimize_for_inference
 from vitrail.files import atomic_path, write_text
 from vitrail.weights import create_model
 from vitrail.weights.convert import to_timm
@@ -40,6 +43,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 OURS, OPTIMIZED, TIMM = "ours", "ours, optimized", "timm"
+FORMS = {"ours, covariance form": 0, "ours, queries and keys": sys.maxsize}  # tokens from which on the first is taken
 COMPILED = ", compiled"
 PEERS = {
     "DeiT-S": "deit_small_patch16_224",
@@ -102,6 +106,8 @@ def build(job: Job) -> nn.Module:
                     tensor.normal_(std=0.1)
     if name == OPTIMIZED:
         model = model.optimize_for_inference()
+    elif name in FORMS:
+        model = optimize_for_inference(model, FORMS[name])
     elif name == TIMM:
         peer = timm.create_model(f"{job.xcit}_224")
         peer.load_state_dict(to_timm(model))
@@ -319,13 +325,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch", type=int, help="images at once, the same at all sizes")
     parser.add_argument("--pixels-per-batch", type=int, default=8 * 224**2, help="without --batch: at least one image")
+    parser.add_argument("--forms", action="store_true", help="both forms of XCA too, at all sizes")
     parser.add_argument("--compiled", action="store_true", help="torch.compile of timm and ours too, frozen on the CPU")
     arguments = parser.parse_args()
 
     torch.set_num_threads(arguments.threads)
-    entries = [TIMM, OURS, OPTIMIZED]
+    entries = [TIMM, OURS, OPTIMIZED, *(FORMS if arguments.forms else ())]
     if arguments.compiled:
-        entries += [TIMM + COMPILED, OPTIMIZED + COMPILED]
+        entries += [entry + COMPILED for entry in entries if entry != OURS]
     description = f"{machine(arguments.device, arguments.threads)}; median of {arguments.rounds} rounds"
     print(description, flush=True)
     rows: list[Row] = []

@@ -51,7 +51,7 @@ def assert_same(ours: Features, theirs: Features, tolerance: float) -> None:
 
 
 def few_tokens_at_once(monkeypatch: pytest.MonkeyPatch, tokens: int) -> None:
-    monkeypatch.setattr(inference, "_tokens_at_once", lambda x: tokens)
+    monkeypatch.setattr(inference, "_tokens_at_once", lambda x, elsewhere=0: tokens)
 
 
 @pytest.fixture(params=[0, NEVER], ids=["covariance", "queries-keys"])
@@ -184,17 +184,17 @@ def test_covariance_form_does_not_cancel(common: float, spread: float) -> None:
     assert (branch - wanted).abs().max().item() < 3 * plain_error + 2e-6 * scale
 
 
-def test_tokens_choose_the_form(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = randomized(TINY)
-    crossover = covariance_crossover(32, 4)
-    assert crossover == 45  # 32 * 3.5 / 2.5 = 44.8
-    fast = model.optimize_for_inference()
+# 32 (2.25 + 1.25) / 2.5 = 44.8, and 32 (5 * 2.25 + 1.25) / 2.5 = 160
+@pytest.mark.parametrize(("dtype", "crossover"), [(torch.float32, 45), (torch.float64, 45), (torch.bfloat16, 161)])
+def test_tokens_choose_the_form(dtype: torch.dtype, crossover: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert covariance_crossover(32, 4, dtype) == crossover
+    fast = randomized(TINY).optimize_for_inference().to(dtype)
     calls: list[int] = []
     original = inference.centered_gram
     monkeypatch.setattr(inference, "centered_gram", lambda x, mean: calls.append(x.shape[1]) or original(x, mean))
-    fast(torch.randn(1, 3, 8, 8 * (crossover - 1)))
+    fast(torch.randn(1, 3, 8, 8 * (crossover - 1), dtype=dtype))
     assert calls == []
-    fast(torch.randn(1, 3, 8, 8 * crossover))
+    fast(torch.randn(1, 3, 8, 8 * crossover, dtype=dtype))
     assert calls == [crossover] * 3
 
 

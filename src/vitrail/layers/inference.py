@@ -21,6 +21,7 @@ _HAS_ONEDNN = torch.backends.mkldnn.is_available() and all(
     hasattr(torch.ops.mkldnn, name) for name in ("_linear_pointwise", "_convolution_pointwise")
 )
 _EPSILON = 1e-12  # of torch.nn.functional.normalize
+_FLOAT32_COST = 5  # of a multiplication, beside one of half the bits: where measured, 1024 tokens were few, 2304 many
 
 
 def _fused(x: Tensor) -> bool:
@@ -28,14 +29,15 @@ def _fused(x: Tensor) -> bool:
     return _HAS_ONEDNN and x.device.type == "cpu" and x.dtype == torch.float32 and not torch.compiler.is_compiling()
 
 
-def _tokens_at_once(x: Tensor) -> int:
-    """Tokens that are worked on together: on the CPU what stays in its caches, elsewhere enough to fill the device."""
-    return 1024 if x.device.type == "cpu" and not torch.compiler.is_compiling() else 8192
+def _tokens_at_once(x: Tensor, elsewhere: int = 2**15) -> int:
+    """Tokens that are worked on together: on the CPU what stays in its caches, elsewhere what keeps a device busy for
+    longer than it takes to tell it what to do next."""
+    return 1024 if x.device.type == "cpu" and not torch.compiler.is_compiling() else elsewhere
 
 
-def _in_parts(x: Tensor, tokens: int) -> Sequence[Tensor]:
+def _in_parts(x: Tensor, tokens: int, at_once: int) -> Sequence[Tensor]:
     """x [n, ...], which holds so many tokens, in parts of nearly the same length along its first dimension."""
-    return x.tensor_split(max(1, min(len(x), -(-tokens // _tokens_at_once(x)))))
+    return x.tensor_split(max(1, min(len(x), -(-tokens // at_once))))
 
 
 def add_branch(tokens: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:
@@ -46,7 +48,7 @@ def add_branch(tokens: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:
     """
     if torch.compiler.is_compiling():
         return tokens + branch(tokens)
-    for part in _in_parts(tokens, tokens.shape[:-1].numel()):
+    for part in _in_parts(tokens, tokens.shape[:-1].numel(), _tokens_at_once(tokens)):
         part += branch(part)
     return tokens
 
@@ -124,11 +126,11 @@ def centered_gram(x: Tensor, mean: Tensor) -> Tensor:
     return x.mT @ x
 
 
-def square_sums_(x: Tensor) -> Tensor:
-    """[B, N, d] -> the sums of the squares over N, [B, d], in float32 at least; x is not kept."""
+def channel_norms_(x: Tensor) -> Tensor:
+    """[B, N, d] -> the Euclidean norms over N, [B, d], in float32 at least; x is not kept."""
     if x.device.type == "cpu":  # where vector_norm takes six times as long along this dimension
-        return _at_least_float32(x).square_().sum(dim=1)
-    return torch.linalg.vector_norm(x, dim=1, dtype=torch.promote_types(x.dtype, torch.float32)).square()
+        return _at_least_float32(x).square_().sum(dim=1).sqrt()
+    return torch.linalg.vector_norm(x, dim=1, dtype=torch.promote_types(x.dtype, torch.float32))
 
 
 class InferenceAttention(nn.Module):
@@ -146,7 +148,7 @@ class InferenceAttention(nn.Module):
 
     Args:
         attention, norm, scale: of the plain block.
-        covariance_from: tokens from which on the covariance form is used; None: where it saves operations.
+        covariance_from: tokens from which on the covariance form is used; None: where it saves time.
     """
 
     def __init__(
@@ -156,7 +158,7 @@ class InferenceAttention(nn.Module):
         width, heads = norm.normalized_shape[0], attention.heads
         self.heads = heads
         self.normalize = attention.normalize
-        self.covariance_from = covariance_crossover(width, heads) if covariance_from is None else covariance_from
+        self.covariance_from = covariance_from
         self.norm = norm
         weight, bias = attention.query_key_value.weight.mT, attention.query_key_value.bias
         self.query_key_weight = nn.Buffer(weight[:, : 2 * width].contiguous())
@@ -170,8 +172,10 @@ class InferenceAttention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens [B, N, d] -> the branch, [B, N, d]."""
-        x = self.norm(tokens)
-        if tokens.shape[1] < self.covariance_from:
+        x, crossover = self.norm(tokens), self.covariance_from
+        if crossover is None:
+            crossover = covariance_crossover(tokens.shape[2], self.heads, tokens.dtype)
+        if tokens.shape[1] < crossover:
             weights = self._weights(*self._from_queries_and_keys(x))
             values = linear(x, self.value_weight, self.value_bias).unflatten(2, (self.heads, -1))
             mixed = torch.einsum("bhij, bnhj -> bnhi", weights, values)
@@ -184,10 +188,10 @@ class InferenceAttention(nn.Module):
         return products(x, matrix, bias)
 
     def _from_queries_and_keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens [B, N, d] -> Q^T K per head [B, h, d/h, d/h], and the squared norms of queries and keys [B, 2 d]."""
+        """Tokens [B, N, d] -> Q^T K per head [B, h, d/h, d/h], and the norms of queries and keys [B, 2 d]."""
         query_key = linear(x, self.query_key_weight, self.query_key_bias)
         query, key = query_key.unflatten(2, (2, self.heads, -1)).unbind(2)  # [B, N, h, d/h]
-        return torch.einsum("bnhi, bnhj -> bhij", query, key), square_sums_(query_key)
+        return torch.einsum("bnhi, bnhj -> bhij", query, key), channel_norms_(query_key)
 
     def _from_covariance(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The same, in float32 at least, without queries and keys."""
@@ -201,22 +205,26 @@ class InferenceAttention(nn.Module):
         half_key = half.unflatten(2, (2, self.heads, -1))[:, :, 1]  # [B, d, h, d/h]
         query, key = center.unflatten(1, (2, self.heads, -1)).unbind(1)  # [B, h, d/h]
         inner = torch.einsum("dhi, bdhj -> bhij", query_weight, half_key)
-        return inner + x.shape[1] * query[..., None] * key[..., None, :], squares
+        return inner + x.shape[1] * query[..., None] * key[..., None, :], squares.clamp(min=0).sqrt()
 
-    def _weights(self, inner: Tensor, squares: Tensor) -> Tensor:
-        """Q^T K and squared norms -> what each channel takes from each of its head, [B, h, d/h, d/h]."""
+    def _weights(self, inner: Tensor, norms: Tensor) -> Tensor:
+        """Q^T K and the norms -> what each channel takes from each of its head, [B, h, d/h, d/h]."""
         if self.normalize:
-            norms = squares.clamp(min=_EPSILON**2).sqrt()
-            query, key = norms.unflatten(1, (2, self.heads, -1)).unbind(1)
+            query, key = norms.clamp(min=_EPSILON).unflatten(1, (2, self.heads, -1)).unbind(1)
             inner = inner / query[..., None] / key[..., None, :]
         if self.temperature is not None:
             inner = inner * self.temperature
         return inner.softmax(dim=-1).to(self.output_weight.dtype)
 
 
-def covariance_crossover(width: int, heads: int) -> int:
-    """Tokens from which on the covariance form takes fewer multiplications: N > d (3 + 2/h) / (2 + 2/h)."""
-    return int(width * (3 + 2 / heads) / (2 + 2 / heads)) + 1
+def covariance_crossover(width: int, heads: int, dtype: torch.dtype) -> int:
+    """Tokens from which on the covariance form takes less time, by its multiplications.
+
+    N (2 + 2/h) d^2 of the tokens are saved for (2 + 1/h) d^3 of the covariance and (1 + 1/h) d^3 of the output; in
+    bfloat16 and float16 those of the covariance are float32.
+    """
+    covariance = (2 + 1 / heads) * (_FLOAT32_COST if dtype in (torch.bfloat16, torch.float16) else 1)
+    return int(width * (covariance + 1 + 1 / heads) / (2 + 2 / heads)) + 1
 
 
 class InferenceLocalInteraction(nn.Module):
@@ -280,9 +288,10 @@ class InferencePatches(nn.Module):
         for _ in self.stages:
             heights.append(-(-heights[-1] // 2))
         height, width = heights[-1], positions.shape[2]
-        rows = max(1, _tokens_at_once(images) // width)
+        at_once = _tokens_at_once(images, 2**13)  # whose pixels hold several times as much as tokens do
+        rows = max(1, at_once // width)
         tokens = images.new_empty(len(images), *positions.shape[1:])
-        parts = (_in_parts(tensor, len(images) * height * width) for tensor in (images, tokens))
+        parts = (_in_parts(tensor, len(images) * height * width, at_once) for tensor in (images, tokens))
         for some, out in zip(*parts, strict=True):
             for top in range(0, height, rows):
                 bottom = min(top + rows, height)
