@@ -8,9 +8,9 @@ Ours, plain and optimized for inference, and timm's XCiT have the same random we
 models take turns, and a ratio is the median of the ratios of the rounds, so that a machine that changes its pace in
 between does less harm. Memory is the peak of one forward pass above the loaded model and its input: what PyTorch's
 allocator counts on CUDA, in the same process, so that a model is compiled once; on Linux the resident memory of a
-fresh process. A model that runs out of memory has no numbers, and the others go on. `--forms` adds XCiT with either form
-of its attention at all sizes: where they meet is where the optimized one should change. Writes speed.csv, speed.md, and
-two plots.
+fresh process. A model that runs out of memory has no numbers, and the others go on. `--forms` adds XCiT with either
+form of its attention at all sizes: where they meet is where the optimized one should change. Writes speed.csv,
+speed.md, and two plots.
 """
 
 import argparse
