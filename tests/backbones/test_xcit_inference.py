@@ -75,14 +75,15 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
+@pytest.mark.parametrize("size", [(43, 30), (70, 60)])  # in patches of 7 and 8, fewer and more tokens than channels
 @pytest.mark.parametrize("pieces", [2, 512])
 def test_exact_in_float64(
-    config: XCiTConfig, covariance_from: int, pieces: int, monkeypatch: pytest.MonkeyPatch
+    config: XCiTConfig, size: tuple[int, int], covariance_from: int, pieces: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few_tokens_at_once(monkeypatch, pieces)
     model = randomized(config).double()
     fast = optimize_for_inference(model, covariance_from)
-    images = torch.randn(2, 3, 43, 30, dtype=torch.float64)
+    images = torch.randn(2, 3, *size, dtype=torch.float64)
     with torch.no_grad():
         assert_same(fast.forward_features(images, [2, 0]), model.forward_features(images, [2, 0]), 1e-10)
         torch.testing.assert_close(fast(images), model(images), rtol=1e-10, atol=1e-10)
@@ -184,8 +185,8 @@ def test_covariance_form_does_not_cancel(common: float, spread: float) -> None:
     assert (branch - wanted).abs().max().item() < 3 * plain_error + 2e-6 * scale
 
 
-# 32 (2.25 + 1.25) / 2.5 = 44.8, and 32 (5 * 2.25 + 1.25) / 2.5 = 160
-@pytest.mark.parametrize(("dtype", "crossover"), [(torch.float32, 45), (torch.float64, 45), (torch.bfloat16, 161)])
+# 32 * 2.25 / 1.25 = 57.6, and 5 times as much
+@pytest.mark.parametrize(("dtype", "crossover"), [(torch.float32, 58), (torch.float64, 58), (torch.bfloat16, 289)])
 def test_tokens_choose_the_form(dtype: torch.dtype, crossover: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert covariance_crossover(32, 4, dtype) == crossover
     fast = randomized(TINY).optimize_for_inference().to(dtype)

@@ -107,9 +107,9 @@ class InferenceXCiT(nn.Module):
 def optimize_for_inference(model: XCiT, covariance_from: int | None = None) -> InferenceXCiT:
     """A copy of `model` for inference; `model` stays as it is.
 
-    Batch norms and LayerScale are folded into the layers beside them, cross-covariance attention takes its covariance
-    form where that is cheaper, and pictures and tokens are worked on in pieces. It computes what `model.eval()` does to
-    rounding, on any device; in bfloat16 the sums over tokens are float32.
+    Batch norms and LayerScale are folded into the layers beside them, cross-covariance attention takes the form that
+    is cheapest for the number of tokens, and pictures and tokens are worked on in pieces. It computes what
+    `model.eval()` does to rounding, on any device; in bfloat16 the sums over tokens are float32.
 
     Args:
         model: in any mode; its batch norms count as in evaluation.

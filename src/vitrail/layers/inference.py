@@ -134,15 +134,16 @@ def channel_norms_(x: Tensor) -> Tensor:
 
 
 class InferenceAttention(nn.Module):
-    """XCA in one of two forms that compute the same; the number of tokens decides which.
+    """XCA in forms that compute the same; the number of tokens decides which.
 
-    Few tokens: queries, keys and values are computed, about 4 N d^2 multiplications.
+    Few tokens: queries, keys and values are computed, about 4 N d^2 multiplications. More tokens than channels: the
+    values' projection, the attention and the output projection are one d x d matrix per image, about N d^2 + d^3
+    multiplications instead of 2 N d^2.
 
     Many tokens, the *covariance form*: with C = (X - m)^T (X - m), the covariance of the tokens times N, and q, k the
     queries and keys of the mean token m, Q^T K = W_q^T C W_k + N q k^T head by head, and the squared norms of the
-    channels are the diagonals of W_q^T C W_q + N q q^T and of W_k^T C W_k + N k k^T. So queries and keys never exist;
-    and the values' projection, the attention and the output projection are one d x d matrix per image. About
-    2 N d^2 + 3 d^3 multiplications.
+    channels are the diagonals of W_q^T C W_q + N q q^T and of W_k^T C W_k + N k k^T. So queries and keys never exist
+    either: about N d^2 + 2 d^3 multiplications instead of 2 N d^2.
     Taking the mean out first keeps the squares from cancelling against biases or against a common part of the tokens;
     what remains is that a channel of relative size below 3e-4 of what W and X would allow has a norm of few digits.
 
@@ -175,17 +176,19 @@ class InferenceAttention(nn.Module):
         x, crossover = self.norm(tokens), self.covariance_from
         if crossover is None:
             crossover = covariance_crossover(tokens.shape[2], self.heads, tokens.dtype)
-        if tokens.shape[1] < crossover:
-            weights = self._weights(*self._from_queries_and_keys(x))
+        compare = self._from_queries_and_keys if tokens.shape[1] < crossover else self._from_covariance
+        return self._mix(x, self._weights(*compare(x)))
+
+    def _mix(self, x: Tensor, weights: Tensor) -> Tensor:
+        """Tokens [B, N, d] and what each channel takes from each of its head -> the branch, [B, N, d]."""
+        if x.shape[1] <= x.shape[2]:
             values = linear(x, self.value_weight, self.value_bias).unflatten(2, (self.heads, -1))
             mixed = torch.einsum("bhij, bnhj -> bnhi", weights, values)
             return linear(mixed.flatten(2), self.output_weight, self.output_bias)
-        weights = self._weights(*self._from_covariance(x))
         output_weight = self.output_weight.unflatten(0, (self.heads, -1))
         mixing = torch.einsum("bhij, hio -> bhjo", weights, output_weight).flatten(1, 2)  # from values to output
         matrix = products(self.value_weight.expand_as(mixing), mixing)
-        bias = self.value_bias @ mixing + self.output_bias
-        return products(x, matrix, bias)
+        return products(x, matrix, self.value_bias @ mixing + self.output_bias)
 
     def _from_queries_and_keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens [B, N, d] -> Q^T K per head [B, h, d/h, d/h], and the norms of queries and keys [B, 2 d]."""
@@ -220,11 +223,10 @@ class InferenceAttention(nn.Module):
 def covariance_crossover(width: int, heads: int, dtype: torch.dtype) -> int:
     """Tokens from which on the covariance form takes less time, by its multiplications.
 
-    N (2 + 2/h) d^2 of the tokens are saved for (2 + 1/h) d^3 of the covariance and (1 + 1/h) d^3 of the output; in
-    bfloat16 and float16 those of the covariance are float32.
+    N (1 + 1/h) d^2 of the tokens are saved for (2 + 1/h) d^3, which in bfloat16 and float16 are float32.
     """
-    covariance = (2 + 1 / heads) * (_FLOAT32_COST if dtype in (torch.bfloat16, torch.float16) else 1)
-    return int(width * (covariance + 1 + 1 / heads) / (2 + 2 / heads)) + 1
+    cost = _FLOAT32_COST if dtype in (torch.bfloat16, torch.float16) else 1
+    return int(width * cost * (2 + 1 / heads) / (1 + 1 / heads)) + 1
 
 
 class InferenceLocalInteraction(nn.Module):
