@@ -241,7 +241,7 @@ def test_compiled_whole(backend: str, pieces: int, monkeypatch: pytest.MonkeyPat
     few_tokens_at_once(monkeypatch, pieces)
     fast = randomized(replace(TINY, depth=1, class_depth=1)).optimize_for_inference()
     compiled = torch.compile(fast, backend=backend, fullgraph=True)
-    for size in ((8, 16), (48, 64)):  # both forms of attention
+    for size in ((8, 16), (48, 64), (64, 64)):  # all forms of attention: 2, 48 and 64 tokens
         images = torch.randn(2, 3, *size)
         torch.testing.assert_close(compiled(images), fast(images), rtol=1e-5, atol=1e-5)
 
