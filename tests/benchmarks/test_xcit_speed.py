@@ -12,13 +12,15 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "xcit_speed.py"
 
 def test_every_model_at_32_pixels(tmp_path: Path) -> None:
     options = ["--model", "xcit_nano_12_p16", "--sizes", "32", "--batch", "2", "--rounds", "2", "--threads", "1"]
-    command = [sys.executable, "-W", "error", str(SCRIPT), "--output", str(tmp_path), *options, "--peers", "ResNet-50"]
+    options += ["--forms", "--peers", "ResNet-50"]
+    command = [sys.executable, "-W", "error", str(SCRIPT), "--output", str(tmp_path), *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     run = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert run.returncode == 0, run.stderr
     with (tmp_path / "speed.csv").open() as file:
         rows = {row["model"]: row for row in csv.DictReader(file)}
-    assert list(rows) == [*(f"xcit_nano_12_p16 {kind}" for kind in ("timm", "ours", "ours, optimized")), "ResNet-50"]
+    kinds = ("timm", "ours", "ours, optimized", "ours, covariance form", "ours, queries and keys")
+    assert list(rows) == [*(f"xcit_nano_12_p16 {kind}" for kind in kinds), "ResNet-50"]
     for row in rows.values():
         assert (row["size"], row["batch"], row["dtype"]) == ("32", "2", "float32")
         assert float(row["images_per_second"]) > 0

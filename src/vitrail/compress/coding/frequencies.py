@@ -111,8 +111,8 @@ def frequencies(below: NDArray[np.int16]) -> Integers:
     """What `normalize` makes of the rounded logits' exponentials, [..., V], in less time.
 
     The integers stay below 2^53, so that float64 holds products, sums and differences exactly. A quotient a / b of such
-    integers that is none lies at least 1/b below the next, and its rounding moves it by at most 2^-53 a/b, which is
-    less: so it rounds down to what integer arithmetic says.
+    integers that is no integer lies at least 1/b below the next one, and its rounding moves it by at most 2^-53 a/b,
+    which is less: so it rounds down to what integer arithmetic says.
 
     Args:
         below: [..., V], what `levels` returns.
