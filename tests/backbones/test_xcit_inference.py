@@ -51,7 +51,7 @@ def assert_same(ours: Features, theirs: Features, tolerance: float) -> None:
 
 
 def few_tokens_at_once(monkeypatch: pytest.MonkeyPatch, tokens: int) -> None:
-    monkeypatch.setattr(inference, "_tokens_at_once", lambda x, elsewhere=0: tokens)
+    monkeypatch.setattr(inference, "_tokens_at_once", lambda x, on_cpu=0, elsewhere=0: tokens)
 
 
 @pytest.fixture(params=[0, NEVER], ids=["covariance", "queries-keys"])

@@ -32,6 +32,15 @@ def test_sinusoidal_positions_project_the_encoding_place_by_place() -> None:
     torch.testing.assert_close(picture[0, :, 1, 2], weight @ encoding[:, 1, 2] + positions.projection.bias)
 
 
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 3), (14, 9)])
+def test_sinusoidal_positions_added_by_row_and_column_are_the_same(height: int, width: int) -> None:
+    positions = SinusoidalPositions(8).double()
+    tokens = torch.randn(2, height, width, 8, dtype=torch.float64)
+    expected = tokens + positions(height, width).permute(0, 2, 3, 1)
+    assert positions.add_to(tokens) is tokens
+    torch.testing.assert_close(tokens, expected, rtol=0, atol=1e-14)
+
+
 def test_learned_positions_are_the_table_on_their_own_grid() -> None:
     positions = LearnedPositions(4, (2, 3), leading=1)
     assert torch.equal(positions(2, 3).flatten(2).mT, positions.table[:, 1:])

@@ -68,13 +68,10 @@ class InferenceXCiT(nn.Module):
 
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """[B, 3, H, W] -> patch tokens with their positions, [B, h * w, d], and the grid (h, w)."""
-        height, width = (-(-side // self.patch_size) for side in images.shape[2:])
-        positions = self.positions(height, width).permute(0, 2, 3, 1)
-        if isinstance(self.patches, InferencePatches):
-            tokens = self.patches(images, positions)
-        else:
-            tokens = (self.patches(images).permute(0, 2, 3, 1) + positions).contiguous()
-        return tokens.flatten(1, 2), (height, width)
+        tokens = self.patches(images)
+        if not isinstance(self.patches, InferencePatches):
+            tokens = tokens.permute(0, 2, 3, 1).contiguous()
+        return self.positions.add_to(tokens).flatten(1, 2), (tokens.shape[1], tokens.shape[2])
 
     def gather(self, patches: Tensor) -> Tensor:
         """Patch tokens [B, N, d] leaving the last block -> class token [B, d] by class attention."""

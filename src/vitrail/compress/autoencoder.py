@@ -198,9 +198,8 @@ class InferenceAutoencoder(nn.Module):
             VitrailError: a side is no multiple of f.
         """
         _check_sides(images, self.factor)
-        positions = self.encoder.positions(images.shape[2] // self.factor, images.shape[3] // self.factor)
         centred = images.mul(2).sub_(1)
-        tokens = self.encoder(self.patches(centred, positions))
+        tokens = self.encoder(self.patches(centred))
         if self.shortcut is not None:
             tokens = tokens + self.shortcut(centred).permute(0, 2, 3, 1)
         return self.quantizer.nearest(self.quantizer.project(tokens))
@@ -210,7 +209,7 @@ class InferenceAutoencoder(nn.Module):
         """Indices [B, h, w, m] of the first m <= M sub-vectors -> images [B, 3, f h, f w] in 0..1."""
         vectors = F.pad(self.quantizer.lookup(indices), (0, 0, 0, self.parts - indices.shape[3]))
         expanded = self.expand(vectors.flatten(3))
-        tokens = self.decoder(expanded + self.decoder.positions(*indices.shape[1:3]))
+        tokens = self.decoder(expanded if self.shortcut_back is None else expanded.clone())
         if self.shortcut_back is not None:
             tokens = tokens + expanded
         picture = self.upsampling(tokens)

@@ -155,7 +155,6 @@ class InferencePrior(nn.Module):
         """[B, h, w, d], given indices [B, h, w, m] where `known` [B, h, w]; the others may be anything."""
         tokens = self.mask_token.repeat(*known.shape, 1)
         tokens[known] = self._embed(indices[known])
-        tokens += self.trunk.positions(*known.shape[1:])
         return self.trunk(tokens)
 
     @torch.no_grad()

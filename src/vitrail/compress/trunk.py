@@ -52,17 +52,13 @@ class InferenceTrunk(nn.Module):
 
     def __init__(self, trunk: Trunk) -> None:
         super().__init__()
-        self.embed_positions, self.norm = trunk.positions, trunk.norm
+        self.positions, self.norm = trunk.positions, trunk.norm
         self.blocks = nn.ModuleList(InferenceBlock(cast(XCiTBlock, block), None) for block in trunk.blocks)
 
-    def positions(self, height: int, width: int) -> Tensor:
-        """[1, h, w, d], which `forward` expects in its tokens."""
-        return self.embed_positions(height, width).permute(0, 2, 3, 1)
-
     def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens with their positions, [B, h, w, d], contiguous, to be overwritten -> [B, h, w, d]."""
+        """[B, h, w, d], contiguous, to be overwritten -> [B, h, w, d]."""
         grid = (tokens.shape[1], tokens.shape[2])
-        flat = tokens.view(len(tokens), -1, tokens.shape[3])
+        flat = self.positions.add_to(tokens).view(len(tokens), -1, tokens.shape[3])
         for block in self.blocks:
             flat = block(flat, grid)
         return self.norm(flat).view_as(tokens)

@@ -29,10 +29,10 @@ def _fused(x: Tensor) -> bool:
     return _HAS_ONEDNN and x.device.type == "cpu" and x.dtype == torch.float32 and not torch.compiler.is_compiling()
 
 
-def _tokens_at_once(x: Tensor, elsewhere: int = 2**15) -> int:
+def _tokens_at_once(x: Tensor, on_cpu: int = 1024, elsewhere: int = 2**15) -> int:
     """Tokens that are worked on together: on the CPU what stays in its caches, elsewhere what keeps a device busy for
     longer than it takes to tell it what to do next."""
-    return 1024 if x.device.type == "cpu" and not torch.compiler.is_compiling() else elsewhere
+    return on_cpu if x.device.type == "cpu" and not torch.compiler.is_compiling() else elsewhere
 
 
 def _in_parts(x: Tensor, tokens: int, at_once: int) -> Sequence[Tensor]:
@@ -282,23 +282,24 @@ class InferencePatches(nn.Module):
 
     def __init__(self, patches: ConvolutionalPatches) -> None:
         super().__init__()
-        self.stages = nn.ModuleList(_FoldedConvolution(*stage) for stage in patches if isinstance(stage, nn.Sequential))
+        stages = [_FoldedConvolution(*stage) for stage in patches if isinstance(stage, nn.Sequential)]
+        self.width = len(stages[-1].bias)
+        self.stages = nn.ModuleList(stages)
 
-    def forward(self, images: Tensor, positions: Tensor) -> Tensor:
-        """[B, C, H, W] and positions [1, h, w, d] -> tokens with their positions, [B, h, w, d]."""
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, C, H, W] -> tokens [B, h, w, d]."""
         heights = [images.shape[2]]
         for _ in self.stages:
             heights.append(-(-heights[-1] // 2))
-        height, width = heights[-1], positions.shape[2]
-        at_once = _tokens_at_once(images, 2**13)  # whose pixels hold several times as much as tokens do
+        height, width = heights[-1], -(-images.shape[3] // 2 ** len(self.stages))
+        at_once = _tokens_at_once(images, 512, 2**13)  # whose pixels hold several times as much as tokens do
         rows = max(1, at_once // width)
-        tokens = images.new_empty(len(images), *positions.shape[1:])
+        tokens = images.new_empty(len(images), height, width, self.width)
         parts = (_in_parts(tensor, len(images) * height * width, at_once) for tensor in (images, tokens))
         for some, out in zip(*parts, strict=True):
             for top in range(0, height, rows):
                 bottom = min(top + rows, height)
-                band = self._band(some, heights, top, bottom).permute(0, 2, 3, 1)
-                out[:, top:bottom] = band.add_(positions[:, top:bottom])
+                out[:, top:bottom] = self._band(some, heights, top, bottom).permute(0, 2, 3, 1)
         return tokens
 
     def _band(self, images: Tensor, heights: list[int], top: int, bottom: int) -> Tensor:

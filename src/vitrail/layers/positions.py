@@ -20,15 +20,17 @@ def sinusoids(
     that angle over 10000^(2 i / dimensions), i = 0 .. dimensions / 2 - 1; the others encode the column likewise.
     """
 
-    def axis(length: int) -> Tensor:
-        angle = torch.arange(1, length + 1, dtype=dtype, device=device) / (length + 1e-6) * (2 * math.pi)
-        exponent = torch.arange(0, dimensions, 2, dtype=dtype, device=device) / dimensions
-        phase = angle / (10000**exponent)[:, None]  # [dimensions / 2, length]
-        return torch.stack([phase.sin(), phase.cos()], dim=1).flatten(0, 1)
-
-    rows = axis(height)[:, :, None].expand(-1, -1, width)
-    columns = axis(width)[:, None, :].expand(-1, height, -1)
+    rows = axis_sinusoids(height, dimensions, device, dtype)[:, :, None].expand(-1, -1, width)
+    columns = axis_sinusoids(width, dimensions, device, dtype)[:, None, :].expand(-1, height, -1)
     return torch.cat([rows, columns])
+
+
+def axis_sinusoids(length: int, dimensions: int, device: torch.device | None, dtype: torch.dtype) -> Tensor:
+    """What `sinusoids` encodes the rows, or the columns, of a grid with, [dimensions, length]."""
+    angle = torch.arange(1, length + 1, dtype=dtype, device=device) / (length + 1e-6) * (2 * math.pi)
+    exponent = torch.arange(0, dimensions, 2, dtype=dtype, device=device) / dimensions
+    phase = angle / (10000**exponent)[:, None]  # [dimensions / 2, length]
+    return torch.stack([phase.sin(), phase.cos()], dim=1).flatten(0, 1)
 
 
 class SinusoidalPositions(nn.Module):
@@ -42,11 +44,28 @@ class SinusoidalPositions(nn.Module):
 
     def forward(self, height: int, width: int) -> Tensor:
         """A grid of height x width -> [1, d, height, width]."""
+        encoding = sinusoids(height, width, self.dimensions_per_axis, self.projection.weight.device, self._dtype())
+        return self.projection(encoding.to(self.projection.weight.dtype)[None])
+
+    def add_to(self, tokens: Tensor) -> Tensor:
+        """Tokens [B, h, w, d], to be overwritten, plus their positions.
+
+        A position is the sum of what its row and what its column have: those of the whole grid never exist.
+        """
+        of_rows, of_columns = self.projection.weight.flatten(1).split(self.dimensions_per_axis, dim=1)
+        rows = F.linear(self._axis(tokens.shape[1]), of_rows, self.projection.bias)
+        columns = F.linear(self._axis(tokens.shape[2]), of_columns)
+        if torch.compiler.is_compiling():  # torch 2.11's gave wrong tokens where its input was overwritten
+            return tokens + rows[:, None] + columns
+        return tokens.add_(rows[:, None]).add_(columns)
+
+    def _axis(self, length: int) -> Tensor:
         weight = self.projection.weight
-        # In float64 where the weights are, so that a float64 network is one; half precision would be too coarse here.
-        dtype = torch.promote_types(weight.dtype, torch.float32)
-        encoding = sinusoids(height, width, self.dimensions_per_axis, weight.device, dtype)
-        return self.projection(encoding.to(weight.dtype)[None])
+        return axis_sinusoids(length, self.dimensions_per_axis, weight.device, self._dtype()).mT.to(weight.dtype)
+
+    def _dtype(self) -> torch.dtype:
+        """float64 where the weights are, so that a float64 network is one; half precision would be too coarse."""
+        return torch.promote_types(self.projection.weight.dtype, torch.float32)
 
 
 def resample_positions(
