@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import SimpleNamespace
@@ -332,22 +333,38 @@ def test_a_killed_worker_is_one_sentence(many, call, capsys):
 
 
 def test_a_worker_killed_while_the_next_one_starts_is_one_sentence(many, call, capsys, monkeypatch):
-    start = SpawnProcess.start
+    """The thread that watches the first looks at its workers while the second comes up."""
+    start, is_alive, looking = SpawnProcess.start, SpawnProcess.is_alive, threading.Event()
 
     def start_late(process):
-        for worker in multiprocessing.active_children():
-            worker.kill()
-            time.sleep(1)
+        first = multiprocessing.active_children()
         start(process)
+        for worker in first:
+            worker.kill()
+            assert looking.wait(60)
+
+    def look_long(process):
+        looking.set()
+        time.sleep(1)
+        return is_alive(process)
 
     monkeypatch.setattr(SpawnProcess, "start", start_late)
+    monkeypatch.setattr(SpawnProcess, "is_alive", look_long)
     assert call("compress", "many", "-o", "out", "--jobs", "2") == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("vitrail: A worker process was killed, perhaps for want of memory")
 
 
-def test_an_interrupt_ends_the_workers_soon(many, call, capsys):
+def test_interrupts_end_the_workers_soon(many, call, capsys, monkeypatch):
+    """Also a second one, while the first is heeded."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
+    shutdown = ThreadPoolExecutor.shutdown
+
+    def interrupted_shutdown(pool, **options):
+        os.kill(os.getpid(), signal.SIGINT)
+        shutdown(pool, **options)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "shutdown", interrupted_shutdown)
 
     def interrupt(worker):
         while not list(Path("out").glob("*.vtr")):

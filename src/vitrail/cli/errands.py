@@ -6,13 +6,14 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import active_children, get_context
+from multiprocessing import get_context
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 from vitrail.errors import FileError, VitrailError
@@ -139,35 +140,38 @@ def outcomes(
         tool = take_tool()
         yield (attempt(tool, work, errand) for errand in errands)
         return
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    start = partial(_start_worker, take_tool, threads)
-    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=start)
+    start = partial(_start_worker, take_tool, max(1, (os.cpu_count() or 1) // jobs))
+    # Each in a pool of its own: Python 3.11's fails, in a thread of its own, if one dies while it starts the next.
+    workers = [ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=start) for _ in range(jobs)]
+    idle: SimpleQueue[ProcessPoolExecutor] = SimpleQueue()
+
+    def begin(worker: ProcessPoolExecutor) -> None:
+        worker.submit(bool).add_done_callback(lambda _: idle.put(worker))
+
+    def hand_out(errand: Errand) -> Outcome:
+        worker = idle.get()
+        try:
+            return worker.submit(_attempt_in_worker, work, errand).result()
+        finally:
+            idle.put(worker)
+
+    threads = ThreadPoolExecutor(jobs)
     interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # by the workers, too, until they have begun
     try:
-        answers = _shared(pool, partial(_attempt_in_worker, work), errands)
+        for worker in workers:
+            begin(worker)
         signal.signal(signal.SIGINT, interrupt)
-        yield answers
+        yield threads.map(hand_out, errands)
     except BrokenProcessPool:
-        for worker in active_children():  # the pool does not end one that it was starting when it broke
-            worker.kill()
         raise VitrailError(
             "A worker process was killed, perhaps for want of memory; try again with fewer --jobs."
         ) from None
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # workers end what they are at; to leave them would hang the exit
+        threads.shutdown(cancel_futures=True)
+        for worker in workers:
+            worker.shutdown()
         signal.signal(signal.SIGINT, interrupt)
-        pool.shutdown(cancel_futures=True)
-
-
-def _shared(
-    pool: ProcessPoolExecutor, work: Callable[[Errand], Outcome], errands: Sequence[Errand]
-) -> Iterator[Outcome]:
-    try:
-        return pool.map(work, errands)
-    except OSError as error:
-        if error.errno is not None:
-            raise
-        # Not the system's: a worker died, and the pool closed its pipes, while the next worker was being started.
-        raise BrokenProcessPool(str(error)) from None
 
 
 _worker_tool: Any = None
