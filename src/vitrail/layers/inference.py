@@ -6,6 +6,8 @@ between devices and types, and is saved, like any other. On the CPU in float32, 
 through oneDNN with the activation fused; elsewhere, and under torch.compile, through PyTorch's own operators.
 """
 
+import faulthandler
+import sys
 from collections.abc import Callable, Sequence
 
 import torch
@@ -20,6 +22,10 @@ from vitrail.layers.patches import ConvolutionalPatches
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and all(
     hasattr(torch.ops.mkldnn, name) for name in ("_linear_pointwise", "_convolution_pointwise")
 )
+# Its products before version 3.12 (torch 2.11 has 3.10) hold something else in the stack pointer, and a signal, Ctrl-C
+# for one, would overwrite the heap. Where faulthandler is on, Python's handlers in this thread have their own stack.
+if _HAS_ONEDNN and not faulthandler.is_enabled() and sys.__stderr__ and not sys.__stderr__.closed:
+    faulthandler.enable(sys.__stderr__)
 _EPSILON = 1e-12  # of torch.nn.functional.normalize
 _FLOAT32_COST = 5  # of a multiplication, beside one of half the bits: on a CPU, 4096 tokens took equally long
 
