@@ -1,4 +1,5 @@
 import logging
+import multiprocessing
 import random
 import subprocess
 import sys
@@ -201,6 +202,27 @@ def test_bad_settings():
         LoaderConfig(repeats=0)
     with pytest.raises(VitrailError, match="batch size is 0"):
         evaluation_batches(Numbers(8), batch_size=0)
+
+
+@pytest.mark.parametrize("name", ["INT", "TERM"])
+def test_workers_outlive_a_signal_to_the_whole_group(name):
+    settings = {"batch_size": 4, "steps": 20}
+    batches = training_batches(Numbers(7), **settings, loader=LoaderConfig(workers=2))
+    first = next(batches)
+    workers = multiprocessing.active_children()
+    subprocess.run(["kill", f"-{name}", *(str(worker.pid) for worker in workers)], check=True)
+    numbers, _ = gather([first, *batches])
+    assert len(workers) == 2 and numbers == gather(training_batches(Numbers(7), **settings, loader=MAIN))[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there it is known who sent a signal")
+def test_workers_heed_a_signal_of_their_parent():
+    batches = training_batches(Numbers(7), batch_size=4, steps=20, loader=LoaderConfig(workers=1))
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    worker.terminate()
+    worker.join(60)
+    assert worker.exitcode == 0
 
 
 def test_spawned_workers_make_the_same_batches(tmp_path):

@@ -8,8 +8,11 @@ workers. Each sample is made under its own seed, so that augmentations may draw 
 
 import hashlib
 import logging
+import multiprocessing
 import os
 import random
+import signal
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -306,5 +309,25 @@ def _read(samples: _Samples, plan: _TrainingPlan | _EvaluationPlan, workers: int
             collate_fn=_collate,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # its own: starting workers must not advance the global one
+            worker_init_fn=_heed_the_parent_alone,
         )
         return Batches(iter(loader))
+
+
+def _heed_the_parent_alone(worker: int) -> None:
+    """Keeps a worker process from Ctrl-C, and from a SIGTERM that schedulers send to the whole group: the parent may
+    still want its batches, to end a step. A SIGTERM of the parent's own ends it, and so does the parent's end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is None or not hasattr(signal, "sigtimedwait"):
+        return
+
+    def wait() -> None:
+        while parent.is_alive():
+            received = signal.sigtimedwait({signal.SIGTERM}, 5)
+            if received and received.si_pid == parent.pid:
+                break
+        os._exit(0)
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=wait, daemon=True).start()

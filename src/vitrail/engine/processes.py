@@ -163,8 +163,8 @@ def average_buffers(fabric: Fabric, module: nn.Module) -> None:
 class StopRequest:
     """Ctrl-C and SIGTERM, remembered until the end of the step; the second time they act at once. A context manager.
 
-    Worker processes started inside inherit the handlers, and so outlive a signal to the whole group until the main
-    process has no more need of them.
+    Worker processes that read data take no notice, and so outlive a signal to the whole group until the main process
+    has no more need of them.
     """
 
     def __init__(self, fabric: Fabric):
