@@ -208,10 +208,10 @@ def test_bad_settings():
 def test_workers_outlive_a_signal_to_the_whole_group(name):
     settings = {"batch_size": 4, "steps": 20}
     batches = training_batches(Numbers(7), **settings, loader=LoaderConfig(workers=2))
-    first = next(batches)
+    first = [next(batches), next(batches)]  # one of each worker: both have begun
     workers = multiprocessing.active_children()
     subprocess.run(["kill", f"-{name}", *(str(worker.pid) for worker in workers)], check=True)
-    numbers, _ = gather([first, *batches])
+    numbers, _ = gather([*first, *batches])
     assert len(workers) == 2 and numbers == gather(training_batches(Numbers(7), **settings, loader=MAIN))[0]
 
 
