@@ -31,6 +31,7 @@ from pathlib import Path
 import matplotlib
 import timm
 import torch
+from matplotlib.ticker import LogLocator
 from torch import Tensor, nn
 
 from vitrail.backbones.xcit_inference import optimize_for_inference
@@ -288,7 +289,8 @@ def cell(value: float | None, ratio: float | None) -> str:
 def plot(rows: Sequence[Row], column: str, label: str, path: Path) -> None:
     """`column` against the resolution, a panel for each type."""
     dtypes = list(dict.fromkeys(row.dtype for row in rows))
-    figure, panels = plt.subplots(1, len(dtypes), figsize=(6 * len(dtypes), 4.5), squeeze=False)
+    size = (2 + 6 * len(dtypes), 4.5)
+    figure, panels = plt.subplots(1, len(dtypes), figsize=size, squeeze=False, layout="constrained")
     for panel, dtype in zip(panels[0], dtypes, strict=True):
         for model in dict.fromkeys(row.model for row in rows):
             points = [row for row in rows if (row.dtype, row.model) == (dtype, model)]
@@ -296,10 +298,11 @@ def plot(rows: Sequence[Row], column: str, label: str, path: Path) -> None:
             panel.plot([row.size for row in points], [getattr(row, column) for row in points], "o-", label=model)
         panel.set(xscale="log", yscale="log", xlabel="resolution (pixels)", ylabel=label, title=dtype)
         panel.set_xticks(sorted({row.size for row in rows}), sorted({str(row.size) for row in rows}, key=int))
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.yaxis.set_major_formatter("{x:g}")
         panel.minorticks_off()
         panel.grid(alpha=0.3)
-    panels[0][-1].legend(fontsize="small")
-    figure.tight_layout()
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside right upper", fontsize="small")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=150)
     plt.close(figure)
