@@ -22,8 +22,8 @@ from vitrail.layers.patches import ConvolutionalPatches
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and all(
     hasattr(torch.ops.mkldnn, name) for name in ("_linear_pointwise", "_convolution_pointwise")
 )
-# Its products before version 3.12 (torch 2.11 has 3.10) hold something else in the stack pointer, and a signal, Ctrl-C
-# for one, would overwrite the heap. Where faulthandler is on, Python's handlers in this thread have their own stack.
+# Its products in torch 2.11 (mended in 2.15) hold something else in the stack pointer, so that a signal, as Ctrl-C is,
+# would overwrite the heap. Where faulthandler is on, Python's handlers in this thread have a stack of their own.
 if _HAS_ONEDNN and not faulthandler.is_enabled() and sys.__stderr__ and not sys.__stderr__.closed:
     faulthandler.enable(sys.__stderr__)
 _EPSILON = 1e-12  # of torch.nn.functional.normalize
