@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+import vitrail.data.loader as loader_module
 from vitrail.data.corrupt import CorruptSample
 from vitrail.data.loader import LoaderConfig, evaluation_batches, seeded, training_batches
 from vitrail.errors import VitrailError
@@ -205,10 +206,13 @@ def test_bad_settings():
 
 
 @pytest.mark.parametrize("name", ["INT", "TERM"])
-def test_workers_outlive_a_signal_to_the_whole_group(name):
+@pytest.mark.parametrize("begun", [True, False])
+def test_workers_outlive_a_signal_to_the_whole_group(name, begun, monkeypatch):
+    begin = loader_module._heed_the_parent_alone
+    monkeypatch.setattr(loader_module, "_heed_the_parent_alone", lambda worker: (time.sleep(1 - begun), begin(worker)))
     settings = {"batch_size": 4, "steps": 20}
     batches = training_batches(Numbers(7), **settings, loader=LoaderConfig(workers=2))
-    first = [next(batches), next(batches)]  # one of each worker: both have begun
+    first = [next(batches), next(batches)] if begun else []  # one of each worker
     workers = multiprocessing.active_children()
     subprocess.run(["kill", f"-{name}", *(str(worker.pid) for worker in workers)], check=True)
     numbers, _ = gather([*first, *batches])

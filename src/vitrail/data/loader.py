@@ -311,7 +311,21 @@ def _read(samples: _Samples, plan: _TrainingPlan | _EvaluationPlan, workers: int
             generator=torch.Generator(),  # its own: starting workers must not advance the global one
             worker_init_fn=_heed_the_parent_alone,
         )
-        return Batches(iter(loader))
+        with _signals_wait():  # also those that a worker gets before it has begun to heed its parent alone
+            return Batches(iter(loader))
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Ctrl-C and SIGTERM reach this thread after the block, and processes that it starts when they unblock them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _heed_the_parent_alone(worker: int) -> None:
