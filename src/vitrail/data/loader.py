@@ -311,14 +311,14 @@ def _read(samples: _Samples, plan: _TrainingPlan | _EvaluationPlan, workers: int
             generator=torch.Generator(),  # its own: starting workers must not advance the global one
             worker_init_fn=_heed_the_parent_alone,
         )
-        with _signals_wait():  # also those that a worker gets before it has begun to heed its parent alone
+        with _signals_wait():  # in workers from the beginning, so that PyTorch's threads there do not heed them either
             return Batches(iter(loader))
 
 
 @contextmanager
 def _signals_wait() -> Iterator[None]:
-    """Ctrl-C and SIGTERM reach this thread after the block, and processes that it starts when they unblock them."""
-    if not hasattr(signal, "pthread_sigmask"):
+    """Ctrl-C and SIGTERM reach this thread after the block, and what it starts within only where it unblocks them."""
+    if not hasattr(signal, "sigtimedwait"):  # by which workers hear of them nevertheless
         yield
         return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
