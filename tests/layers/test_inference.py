@@ -9,7 +9,7 @@ import pytest
 def test_signals_leave_products_and_the_heap_alone():
     """In a process of its own: without precautions it dies of a corrupted heap at once, on processors with AVX-512."""
     script = """
-import signal, time, torch
+import signal, torch
 from vitrail.layers.inference import linear
 x, weight = torch.randn(2, 196, 384), torch.randn(384, 384)
 with torch.no_grad():

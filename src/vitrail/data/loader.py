@@ -343,5 +343,5 @@ def _heed_the_parent_alone(worker: int) -> None:
                 break
         os._exit(0)
 
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # again: starting to spawn, Python unblocks it
     threading.Thread(target=wait, daemon=True).start()

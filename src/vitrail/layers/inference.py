@@ -24,6 +24,7 @@ _HAS_ONEDNN = torch.backends.mkldnn.is_available() and all(
 )
 # Its products in torch 2.11 (mended in 2.15) hold something else in the stack pointer, so that a signal, as Ctrl-C is,
 # would overwrite the heap. Where faulthandler is on, Python's handlers in this thread have a stack of their own.
+# oneDNN's other threads have none: on a busy machine, one of many signals at once can still land there.
 if _HAS_ONEDNN and not faulthandler.is_enabled() and sys.__stderr__ and not sys.__stderr__.closed:
     faulthandler.enable(sys.__stderr__)
 _EPSILON = 1e-12  # of torch.nn.functional.normalize
