@@ -2,12 +2,10 @@
 
 Each layer is made from its plain twin (under torch.no_grad) and computes its residual branch, which `add_branch` adds
 to the tokens: in place, and some tokens at a time. Weights are plain buffers, so that a model of these layers moves
-between devices and types, and is saved, like any other. On the CPU in float32, matrix products and convolutions go
-through oneDNN with the activation fused; elsewhere, and under torch.compile, through PyTorch's own operators.
+between devices and types, and is saved, like any other. On the CPU in float32, convolutions and large products go
+through oneDNN with the activation fused; all else, and everything under torch.compile, through PyTorch's operators.
 """
 
-import faulthandler
-import sys
 from collections.abc import Callable, Sequence
 
 import torch
@@ -22,11 +20,6 @@ from vitrail.layers.patches import ConvolutionalPatches
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and all(
     hasattr(torch.ops.mkldnn, name) for name in ("_linear_pointwise", "_convolution_pointwise")
 )
-# Its products in torch 2.11 (mended in 2.15) hold something else in the stack pointer, so that a signal, as Ctrl-C is,
-# would overwrite the heap. Where faulthandler is on, Python's handlers in this thread have a stack of their own.
-# oneDNN's other threads have none: on a busy machine, one of many signals at once can still land there.
-if _HAS_ONEDNN and not faulthandler.is_enabled() and sys.__stderr__ and not sys.__stderr__.closed:
-    faulthandler.enable(sys.__stderr__)
 _EPSILON = 1e-12  # of torch.nn.functional.normalize
 _FLOAT32_COST = 5  # of a multiplication, beside one of half the bits: on a CPU, 4096 tokens took equally long
 
@@ -34,6 +27,17 @@ _FLOAT32_COST = 5  # of a multiplication, beside one of half the bits: on a CPU,
 def _fused(x: Tensor) -> bool:
     """Whether oneDNN's fused operators take this tensor."""
     return _HAS_ONEDNN and x.device.type == "cpu" and x.dtype == torch.float32 and not torch.compiler.is_compiling()
+
+
+def _fused_product(x: Tensor) -> bool:
+    """Whether oneDNN multiplies these tokens [..., i] by weights [o, i].
+
+    Not where torch 2.11's oneDNN takes its older kernel, by the rule below (or for weights stored as [i, o]): PyTorch's
+    own is as fast there or faster, and that kernel keeps a heap address in the stack pointer, so that a signal, as
+    Ctrl-C is, overwrites memory (https://github.com/uxlfoundation/oneDNN/issues/4845; mended in torch 2.15).
+    """
+    width = x.shape[-1]
+    return _fused(x) and x.numel() > 49152 and (width > 128 or x.numel() > 768 * width)
 
 
 def _tokens_at_once(x: Tensor, on_cpu: int = 1024, elsewhere: int = 2**15) -> int:
@@ -61,26 +65,26 @@ def add_branch(tokens: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """[..., i] times [i, o], plus bias [o]."""
-    if _fused(x):
-        return torch.ops.mkldnn._linear_pointwise(x, weight.mT, bias, "none", [], "")
-    return F.linear(x, weight.mT, bias)
+    """[..., i] by weight [o, i], contiguous, plus bias [o] -> [..., o]."""
+    if _fused_product(x):
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return F.linear(x, weight, bias)
 
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """GELU of [..., i] times [i, o] plus bias [o]."""
+    """GELU of [..., i] by weight [o, i], contiguous, plus bias [o] -> [..., o]."""
+    if _fused_product(x):
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu", [], "none")
+    return _gelu_(F.linear(x, weight, bias))
+
+
+def linear_per_image(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """[B, n, i] by a weight for each image [B, o, i], contiguous, plus bias [B, o] -> [B, n, o]."""
     if _fused(x):
-        return torch.ops.mkldnn._linear_pointwise(x, weight.mT, bias, "gelu", [], "none")
-    return _gelu_(F.linear(x, weight.mT, bias))
-
-
-def products(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
-    """[B, m, k] times [B, k, n], one matrix of each per image, plus bias [B, n]."""
-    if _fused(left):
-        biases = [None] * len(left) if bias is None else bias
-        images = [linear(*image) for image in zip(left, right, biases, strict=True)]
+        biases = [None] * len(x) if bias is None else bias
+        images = [linear(*image) for image in zip(x, weight, biases, strict=True)]
         return torch.stack(images) if len(images) > 1 else images[0][None]  # without a copy
-    return left @ right if bias is None else torch.baddbmm(bias[:, None], left, right)
+    return x @ weight.mT if bias is None else torch.baddbmm(bias[:, None], x, weight.mT)
 
 
 def convolve_gelu(
@@ -125,7 +129,7 @@ def centered_gram(x: Tensor, mean: Tensor) -> Tensor:
     if _fused(x):
         centered = x.new_empty(x.shape[2], x.shape[1])  # the way round in which oneDNN wants it
         pairs = zip(x.mT, mean.mT, strict=True)
-        return torch.stack([linear(torch.sub(*pair, out=centered), centered.mT) for pair in pairs])
+        return torch.stack([linear(torch.sub(*pair, out=centered), centered) for pair in pairs])
     x = x - mean
     if x.is_cuda and x.dtype in (torch.bfloat16, torch.float16):
         return torch.bmm(x.mT, x, out_dtype=torch.float32)
@@ -168,12 +172,12 @@ class InferenceAttention(nn.Module):
         self.normalize = attention.normalize
         self.covariance_from = covariance_from
         self.norm = norm
-        weight, bias = attention.query_key_value.weight.mT, attention.query_key_value.bias
-        self.query_key_weight = nn.Buffer(weight[:, : 2 * width].contiguous())
+        weight, bias = attention.query_key_value.weight, attention.query_key_value.bias
+        self.query_key_weight = nn.Buffer(weight[: 2 * width].clone())
         self.query_key_bias = nn.Buffer(bias[: 2 * width].clone())
-        self.value_weight = nn.Buffer(weight[:, 2 * width :].contiguous())
+        self.value_weight = nn.Buffer(weight[2 * width :].clone())
         self.value_bias = nn.Buffer(bias[2 * width :].clone())
-        self.output_weight = nn.Buffer(_scaled(attention.projection.weight.mT, scale))
+        self.output_weight = nn.Buffer(_scaled(attention.projection.weight, scale))
         self.output_bias = nn.Buffer(_scaled(attention.projection.bias, scale))
         temperature = attention.temperature
         self.temperature = None if temperature is None else nn.Buffer(temperature.clone())
@@ -192,10 +196,9 @@ class InferenceAttention(nn.Module):
             values = linear(x, self.value_weight, self.value_bias).unflatten(2, (self.heads, -1))
             mixed = torch.einsum("bhij, bnhj -> bnhi", weights, values)
             return linear(mixed.flatten(2), self.output_weight, self.output_bias)
-        output_weight = self.output_weight.unflatten(0, (self.heads, -1))
-        mixing = torch.einsum("bhij, hio -> bhjo", weights, output_weight).flatten(1, 2)  # from values to output
-        matrix = products(self.value_weight.expand_as(mixing), mixing)
-        return products(x, matrix, self.value_bias @ mixing + self.output_bias)
+        output_weight = self.output_weight.unflatten(1, (self.heads, -1))
+        mixing = torch.einsum("bhij, ohi -> bohj", weights, output_weight).flatten(2)  # from values to output
+        return linear_per_image(x, mixing @ self.value_weight, mixing @ self.value_bias + self.output_bias)
 
     def _from_queries_and_keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens [B, N, d] -> Q^T K per head [B, h, d/h, d/h], and the norms of queries and keys [B, 2 d]."""
@@ -208,13 +211,13 @@ class InferenceAttention(nn.Module):
         mean = x.mean(dim=1, keepdim=True)
         covariance = centered_gram(x, mean)
         weight = self.query_key_weight.to(covariance.dtype)
-        half = linear(covariance, weight)  # C W_q and C W_k, [B, d, 2 d]
-        center = (mean.to(weight.dtype) @ weight + self.query_key_bias).squeeze(1)  # q and k of the mean, [B, 2 d]
-        squares = (weight * half).sum(dim=1) + x.shape[1] * center.square()
-        query_weight = weight.unflatten(1, (2, self.heads, -1))[:, 0]  # [d, h, d/h]
-        half_key = half.unflatten(2, (2, self.heads, -1))[:, :, 1]  # [B, d, h, d/h]
+        half = linear_per_image(weight.expand(len(x), -1, -1), covariance)  # W_q^T C and W_k^T C, [B, 2 d, d]
+        center = F.linear(mean.squeeze(1).to(weight), weight) + self.query_key_bias  # q and k of the mean, [B, 2 d]
+        squares = (weight * half).sum(dim=2) + x.shape[1] * center.square()
+        query_weight = weight.unflatten(0, (2, self.heads, -1))[0]  # [h, d/h, d]
+        half_key = half.unflatten(1, (2, self.heads, -1))[:, 1]  # [B, h, d/h, d]
         query, key = center.unflatten(1, (2, self.heads, -1)).unbind(1)  # [B, h, d/h]
-        inner = torch.einsum("dhi, bdhj -> bhij", query_weight, half_key)
+        inner = torch.einsum("hid, bhjd -> bhij", query_weight, half_key)
         return inner + x.shape[1] * query[..., None] * key[..., None, :], squares.clamp(min=0).sqrt()
 
     def _weights(self, inner: Tensor, norms: Tensor) -> Tensor:
@@ -253,7 +256,7 @@ class InferenceLocalInteraction(nn.Module):
         self.bias1 = nn.Buffer(local.convolution1.bias.clone())
         self.factor = nn.Buffer(factor.to(like))
         self.shift = nn.Buffer(shift.to(like))
-        self.weight2 = nn.Buffer((local.convolution2.weight.double() * scale.double()[:, None, None, None]).to(like))
+        self.weight2 = nn.Buffer(_scaled(local.convolution2.weight, scale))
         self.bias2 = nn.Buffer(_scaled(local.convolution2.bias, scale))
 
     def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -274,9 +277,9 @@ class InferenceFeedForward(nn.Module):
 
     def __init__(self, feed_forward: FeedForward, scale: Tensor) -> None:
         super().__init__()
-        self.weight1 = nn.Buffer(feed_forward.expand.weight.mT.contiguous())
+        self.weight1 = nn.Buffer(feed_forward.expand.weight.clone())
         self.bias1 = nn.Buffer(feed_forward.expand.bias.clone())
-        self.weight2 = nn.Buffer(_scaled(feed_forward.contract.weight.mT, scale))
+        self.weight2 = nn.Buffer(_scaled(feed_forward.contract.weight, scale))
         self.bias2 = nn.Buffer(_scaled(feed_forward.contract.bias, scale))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -386,8 +389,8 @@ def _at_least_float32(x: Tensor) -> Tensor:
 
 
 def _scaled(tensor: Tensor, scale: Tensor) -> Tensor:
-    """A weight [i, o] or bias [o] times LayerScale [o], contiguous."""
-    return (tensor.double() * scale.double()).to(tensor).contiguous()
+    """A weight [o, ...] or bias [o] times LayerScale [o], contiguous."""
+    return (tensor.double() * scale.double().view(-1, *[1] * (tensor.ndim - 1))).to(tensor)
 
 
 def fold_batch_norm(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
