@@ -3,6 +3,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import warnings
@@ -13,6 +14,7 @@ from PIL import Image
 
 from vitrail.bind.modalities.imu import UnitWarning
 from vitrail.cli.main import main
+from vitrail.data.loader import LoaderConfig, evaluation_batches
 from vitrail.recipes import recipe_names
 
 VITRAIL = Path(sys.executable).parent / "vitrail"
@@ -249,6 +251,32 @@ def test_what_the_machine_lacks_is_one_sentence(monkeypatch, capsys, error, sent
     monkeypatch.setattr("vitrail.cli.models.run_models", fail)
     assert main(["models"]) == 1
     assert capsys.readouterr().err.startswith(f"vitrail: {sentence}")
+
+
+@pytest.mark.parametrize(
+    ("ending", "reason"),
+    [
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), "killed by signal: Killed"),
+        (lambda: os._exit(3), "exited unexpectedly with exit code 3"),
+    ],
+)
+def test_a_lost_process_that_reads_data_is_one_sentence(monkeypatch, capsys, ending, reason):
+    class Deadly:
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            ending()
+
+    def fail(arguments):
+        next(evaluation_batches(Deadly(), batch_size=1, loader=LoaderConfig(workers=1)))
+
+    monkeypatch.setattr("vitrail.cli.models.run_models", fail)
+    assert main(["models"]) == 1
+    assert capsys.readouterr().err == (
+        f"vitrail: A process that read data was lost ({reason}); if memory or /dev/shm was full, take smaller "
+        "pictures, or in training fewer such processes (--loader.workers).\n"
+    )
 
 
 def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):

@@ -97,9 +97,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"vitrail: {place}{error.strerror or error}; mend that and try again.", file=sys.stderr)
         return 1
     except (MemoryError, RuntimeError) as error:
-        if not (isinstance(error, MemoryError) or re.search("out of memory|can't allocate memory", str(error))):
+        message = f"{error.__cause__} {error}"
+        if isinstance(error, MemoryError) or re.search("out of memory|can't allocate memory", message):
+            sentence = "The memory is full; take smaller batches or smaller pictures."
+        elif lost := re.search("DataLoader worker.*? (killed by signal: [^.]*|exited unexpectedly[^.]*)", message):
+            sentence = f"A process that read data was lost ({lost[1]}); if memory or /dev/shm was full, take smaller "
+            sentence += "pictures, or in training fewer such processes (--loader.workers)."
+        else:
             raise
-        print("vitrail: The memory is full; take smaller batches or smaller pictures.", file=sys.stderr)
+        print(f"vitrail: {sentence}", file=sys.stderr)
         return 1
 
 
