@@ -32,9 +32,9 @@ def _fused(x: Tensor) -> bool:
 def _fused_product(x: Tensor) -> bool:
     """Whether oneDNN multiplies these tokens [..., i] by weights [o, i].
 
-    Not where torch 2.11's oneDNN takes its older kernel, by the rule below (or for weights stored as [i, o]): PyTorch's
-    own is as fast there or faster, and that kernel keeps a heap address in the stack pointer, so that a signal, as
-    Ctrl-C is, overwrites memory (https://github.com/uxlfoundation/oneDNN/issues/4845; mended in torch 2.15).
+    In torch 2.11 it has an older kernel for small products, by the rule below, and for weights stored as [i, o]. That
+    one keeps a heap address in the stack pointer, so that a signal, as Ctrl-C is, overwrites memory
+    (https://github.com/uxlfoundation/oneDNN/issues/4845; mended in torch 2.15). PyTorch's own is as fast there.
     """
     width = x.shape[-1]
     return _fused(x) and x.numel() > 49152 and (width > 128 or x.numel() > 768 * width)
