@@ -110,6 +110,7 @@ def optimize_for_inference(model: XCiT, covariance_from: int | None = None) -> I
 
     Args:
         model: in any mode; its batch norms count as in evaluation.
-        covariance_from: tokens from which on attention takes its covariance form; by default where it saves time.
+        covariance_from: tokens, more than channels, from which on attention takes its covariance form; by default
+            where it saves time.
     """
     return InferenceXCiT(copy.deepcopy(model), covariance_from).requires_grad_(False).eval()

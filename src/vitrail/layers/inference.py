@@ -160,23 +160,19 @@ class InferenceAttention(nn.Module):
 
     Args:
         attention, norm, scale: of the plain block.
-        covariance_from: tokens from which on the covariance form is used; None: where it saves time.
+        covariance_from: tokens, more than d, from which on the covariance form is used; None: where it saves time.
     """
 
     def __init__(
         self, attention: CrossCovarianceAttention, norm: nn.LayerNorm, scale: Tensor, covariance_from: int | None
     ) -> None:
         super().__init__()
-        width, heads = norm.normalized_shape[0], attention.heads
-        self.heads = heads
+        self.heads = attention.heads
         self.normalize = attention.normalize
         self.covariance_from = covariance_from
         self.norm = norm
-        weight, bias = attention.query_key_value.weight, attention.query_key_value.bias
-        self.query_key_weight = nn.Buffer(weight[: 2 * width].clone())
-        self.query_key_bias = nn.Buffer(bias[: 2 * width].clone())
-        self.value_weight = nn.Buffer(weight[2 * width :].clone())
-        self.value_bias = nn.Buffer(bias[2 * width :].clone())
+        self.weight = nn.Buffer(attention.query_key_value.weight.clone())  # of queries, keys and values, [3 d, d]
+        self.bias = nn.Buffer(attention.query_key_value.bias.clone())
         self.output_weight = nn.Buffer(_scaled(attention.projection.weight, scale))
         self.output_bias = nn.Buffer(_scaled(attention.projection.bias, scale))
         temperature = attention.temperature
@@ -184,25 +180,29 @@ class InferenceAttention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens [B, N, d] -> the branch, [B, N, d]."""
-        x, crossover = self.norm(tokens), self.covariance_from
-        if crossover is None:
-            crossover = covariance_crossover(tokens.shape[2], self.heads, tokens.dtype)
-        compare = self._from_queries_and_keys if tokens.shape[1] < crossover else self._from_covariance
-        return self._mix(x, self._weights(*compare(x)))
-
-    def _mix(self, x: Tensor, weights: Tensor) -> Tensor:
-        """Tokens [B, N, d] and what each channel takes from each of its head -> the branch, [B, N, d]."""
-        if x.shape[1] <= x.shape[2]:
-            values = linear(x, self.value_weight, self.value_bias).unflatten(2, (self.heads, -1))
-            mixed = torch.einsum("bhij, bnhj -> bnhi", weights, values)
+        x, (count, width) = self.norm(tokens), tokens.shape[1:]
+        if count <= width:
+            query_key, value = linear(x, self.weight, self.bias).split([2 * width, width], dim=2)
+            weights = self._weights(*self._compare(query_key))
+            mixed = torch.einsum("bhij, bnhj -> bnhi", weights, value.unflatten(2, (self.heads, -1)))
             return linear(mixed.flatten(2), self.output_weight, self.output_bias)
-        output_weight = self.output_weight.unflatten(1, (self.heads, -1))
-        mixing = torch.einsum("bhij, ohi -> bohj", weights, output_weight).flatten(2)  # from values to output
-        return linear_per_image(x, mixing @ self.value_weight, mixing @ self.value_bias + self.output_bias)
+        if (crossover := self.covariance_from) is None:
+            crossover = covariance_crossover(width, self.heads, tokens.dtype)
+        if count < crossover:
+            compared = self._compare(linear(x, self.weight[: 2 * width], self.bias[: 2 * width]))
+        else:
+            compared = self._from_covariance(x)
+        return linear_per_image(x, *self._from_tokens_to_output(self._weights(*compared)))
 
-    def _from_queries_and_keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens [B, N, d] -> Q^T K per head [B, h, d/h, d/h], and the norms of queries and keys [B, 2 d]."""
-        query_key = linear(x, self.query_key_weight, self.query_key_bias)
+    def _from_tokens_to_output(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """As of `_weights` -> values, attention and output projection as one weight [B, d, d] and bias [B, d]."""
+        value_weight, value_bias = self.weight.chunk(3)[2], self.bias.chunk(3)[2]
+        output_weight = self.output_weight.unflatten(1, (self.heads, -1))
+        mixing = torch.einsum("bhij, ohi -> bohj", weights, output_weight).flatten(2)  # from values
+        return mixing @ value_weight, mixing @ value_bias + self.output_bias
+
+    def _compare(self, query_key: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys [B, N, 2 d], not kept -> Q^T K per head [B, h, d/h, d/h], and their norms [B, 2 d]."""
         query, key = query_key.unflatten(2, (2, self.heads, -1)).unbind(2)  # [B, N, h, d/h]
         return torch.einsum("bnhi, bnhj -> bhij", query, key), channel_norms_(query_key)
 
@@ -210,9 +210,9 @@ class InferenceAttention(nn.Module):
         """The same, in float32 at least, without queries and keys."""
         mean = x.mean(dim=1, keepdim=True)
         covariance = centered_gram(x, mean)
-        weight = self.query_key_weight.to(covariance.dtype)
+        weight, bias = self.weight[: 2 * x.shape[2]].to(covariance.dtype), self.bias[: 2 * x.shape[2]]
         half = linear_per_image(weight.expand(len(x), -1, -1), covariance)  # W_q^T C and W_k^T C, [B, 2 d, d]
-        center = F.linear(mean.squeeze(1).to(weight), weight) + self.query_key_bias  # q and k of the mean, [B, 2 d]
+        center = F.linear(mean.squeeze(1).to(weight), weight) + bias  # q and k of the mean, [B, 2 d]
         squares = (weight * half).sum(dim=2) + x.shape[1] * center.square()
         query_weight = weight.unflatten(0, (2, self.heads, -1))[0]  # [h, d/h, d]
         half_key = half.unflatten(1, (2, self.heads, -1))[:, 1]  # [B, h, d/h, d]
