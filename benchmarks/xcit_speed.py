@@ -9,8 +9,8 @@ models take turns, and a ratio is the median of the ratios of the rounds, so tha
 between does less harm. Memory is the peak of one forward pass above the loaded model and its input: what PyTorch's
 allocator counts on CUDA, in the same process, so that a model is compiled once; on Linux the resident memory of a
 fresh process. A model that runs out of memory has no numbers, and the others go on. `--forms` adds XCiT with either
-form of its attention at all sizes: where they meet is where the optimized one should change. Writes speed.csv,
-speed.md, and two plots.
+form of its attention at all sizes of more tokens than channels (below, there is one form): where they meet is where
+the optimized one should change. Writes speed.csv, speed.md, and two plots.
 """
 
 import argparse
@@ -327,7 +327,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch", type=int, help="images at once, the same at all sizes")
     parser.add_argument("--pixels-per-batch", type=int, default=8 * 224**2, help="without --batch: at least one image")
-    parser.add_argument("--forms", action="store_true", help="both forms of XCA too, at all sizes")
+    parser.add_argument("--forms", action="store_true", help="either form of XCA for many tokens too")
     parser.add_argument("--compiled", action="store_true", help="torch.compile of timm and ours too, frozen on the CPU")
     arguments = parser.parse_args()
 

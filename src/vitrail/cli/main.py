@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"vitrail: {place}{error.strerror or error}; mend that and try again.", file=sys.stderr)
         return 1
     except (MemoryError, RuntimeError) as error:
-        message = f"{error.__cause__} {error}"
+        message = f"{error.__cause__} {error}"  # the first where PyTorch, waiting for data, says how a process ended
         if isinstance(error, MemoryError) or re.search("out of memory|can't allocate memory", message):
             sentence = "The memory is full; take smaller batches or smaller pictures."
         elif lost := re.search("DataLoader worker.*? (killed by signal: [^.]*|exited unexpectedly[^.]*)", message):
