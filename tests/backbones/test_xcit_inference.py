@@ -13,9 +13,9 @@ from vitrail.backbones.features import Features
 from vitrail.backbones.xcit import XCITS, XCiT, XCiTConfig
 from vitrail.backbones.xcit_inference import InferenceXCiT, optimize_for_inference
 from vitrail.errors import VitrailError
-from vitrail.layers import inference
+from vitrail.layers import inference, inference_attention
 from vitrail.layers.attention import CrossCovarianceAttention
-from vitrail.layers.inference import InferenceAttention, covariance_crossover
+from vitrail.layers.inference_attention import InferenceAttention, covariance_crossover
 
 NEVER = 10**9
 TINY = XCiTConfig(width=32, heads=4, depth=3, patch_size=8)
@@ -154,7 +154,7 @@ def test_on_a_gpu_it_is_as_exact_as_the_plain_model(covariance_from: int, dtype:
 
 def test_sums_over_tokens_are_float32() -> None:
     x = torch.randn(2, 3000, 16).bfloat16()
-    covariance = inference.centered_gram(x, torch.zeros(2, 1, 16).bfloat16())
+    covariance = inference_attention.centered_gram(x, torch.zeros(2, 1, 16).bfloat16())
     assert covariance.dtype == torch.float32
     torch.testing.assert_close(covariance.double(), x.double().mT @ x.double(), rtol=1e-5, atol=1e-3)
 
@@ -185,14 +185,17 @@ def test_covariance_form_does_not_cancel(common: float, spread: float) -> None:
     assert (branch - wanted).abs().max().item() < 3 * plain_error + 2e-6 * scale
 
 
-# 32 * 2.25 / 1.25 = 57.6, and 5 times as much
+# 32 * 2.25 / 1.25 = 57.6, and 5 or 16 times as much
 @pytest.mark.parametrize(("dtype", "crossover"), [(torch.float32, 58), (torch.float64, 58), (torch.bfloat16, 289)])
 def test_tokens_choose_the_form(dtype: torch.dtype, crossover: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert covariance_crossover(32, 4, dtype) == crossover
+    assert covariance_crossover(32, 4, dtype, torch.device("cpu")) == crossover
+    assert covariance_crossover(32, 4, dtype, torch.device("cuda")) == (922 if dtype == torch.bfloat16 else 58)
     fast = randomized(TINY).optimize_for_inference().to(dtype)
     calls: list[int] = []
-    original = inference.centered_gram
-    monkeypatch.setattr(inference, "centered_gram", lambda x, mean: calls.append(x.shape[1]) or original(x, mean))
+    original = inference_attention.centered_gram
+    monkeypatch.setattr(
+        inference_attention, "centered_gram", lambda x, mean: calls.append(x.shape[1]) or original(x, mean)
+    )
     fast(torch.randn(1, 3, 8, 8 * (crossover - 1), dtype=dtype))
     assert calls == []
     fast(torch.randn(1, 3, 8, 8 * crossover, dtype=dtype))
@@ -234,13 +237,15 @@ def test_saved_copied_and_moved_like_any_model() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")  # torch.compile's own imports
-@pytest.mark.parametrize("pieces", [24, 8192])
+@pytest.mark.parametrize(
+    ("config", "pieces"), [("plain", 8192), ("one class block", 24), ("without normalisation", 8192)]
+)
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_compiled_whole(backend: str, pieces: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch.compile sees one graph, the stem in parts included."""
+def test_compiled_whole(backend: str, config: str, pieces: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.compile sees one graph, the stem in parts included, and attention divides in other places there."""
     torch.compiler.reset()  # which counts what the other cases compiled against its limit
     few_tokens_at_once(monkeypatch, pieces)
-    fast = randomized(replace(TINY, depth=1, class_depth=1)).optimize_for_inference()
+    fast = randomized(replace(CONFIGS[config], depth=1)).optimize_for_inference()
     compiled = torch.compile(fast, backend=backend, fullgraph=True)
     for size in ((8, 16), (48, 64), (64, 64)):  # all forms of attention: 2, 48 and 64 tokens
         images = torch.randn(2, 3, *size)
@@ -273,4 +278,4 @@ def test_no_tensor_larger_than_the_tokens(covariance_from: int, monkeypatch: pyt
     with LargestTensor() as ours:
         fast(images)
     assert plain.elements == 8 * tokens  # the first convolution of the patches
-    assert ours.elements == (tokens if covariance_from == 0 else 2 * tokens)
+    assert ours.elements == (tokens + 64 if covariance_from == 0 else 2 * tokens)  # with the class token

@@ -11,14 +11,8 @@ from torch import Tensor, nn
 from vitrail.backbones.features import Features, check_layers
 from vitrail.backbones.xcit import XCiT
 from vitrail.layers.blocks import ClassAttentionBlock, XCiTBlock
-from vitrail.layers.inference import (
-    InferenceAttention,
-    InferenceClassAttention,
-    InferenceFeedForward,
-    InferenceLocalInteraction,
-    InferencePatches,
-    add_branch,
-)
+from vitrail.layers.inference import InferenceFeedForward, InferenceLocalInteraction, InferencePatches, add_branch
+from vitrail.layers.inference_attention import InferenceAttention, InferenceClassAttention
 from vitrail.layers.patches import ConvolutionalPatches
 
 
@@ -77,10 +71,10 @@ class InferenceXCiT(nn.Module):
         """Patch tokens [B, N, d] leaving the last block -> class token [B, d] by class attention."""
         if not self.class_blocks:
             return patches.mean(dim=1)
-        class_token = self.class_token.expand(len(patches), -1, -1)
+        tokens = torch.cat([self.class_token.expand(len(patches), -1, -1), patches], dim=1)
         for number, block in enumerate(self.class_blocks):
-            class_token, patches = block(class_token, patches, last=number == len(self.class_blocks) - 1)
-        return self.norm(class_token[:, 0])
+            tokens = block(tokens, last=number == len(self.class_blocks) - 1)
+        return self.norm(tokens[:, 0])
 
     @torch.no_grad()
     def forward_features(self, images: Tensor, layers: Sequence[int] = ()) -> Features:

@@ -12,19 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.layers.attention import CrossCovarianceAttention
-from vitrail.layers.blocks import ClassAttentionBlock, FeedForward, LocalPatchInteraction
+from vitrail.layers.blocks import FeedForward, LocalPatchInteraction
 from vitrail.layers.patches import ConvolutionalPatches
 
 # oneDNN's fused operators are not part of PyTorch's public interface: without them the plain path is taken.
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and all(
     hasattr(torch.ops.mkldnn, name) for name in ("_linear_pointwise", "_convolution_pointwise")
 )
-_EPSILON = 1e-12  # of torch.nn.functional.normalize
-_FLOAT32_COST = 5  # of a multiplication, beside one of half the bits: on a CPU, 4096 tokens took equally long
 
 
-def _fused(x: Tensor) -> bool:
+def fused(x: Tensor) -> bool:
     """Whether oneDNN's fused operators take this tensor."""
     return _HAS_ONEDNN and x.device.type == "cpu" and x.dtype == torch.float32 and not torch.compiler.is_compiling()
 
@@ -37,7 +34,7 @@ def _fused_product(x: Tensor) -> bool:
     (https://github.com/uxlfoundation/oneDNN/issues/4845; mended in torch 2.15). PyTorch's own is as fast there.
     """
     width = x.shape[-1]
-    return _fused(x) and x.numel() > 49152 and (width > 128 or x.numel() > 768 * width)
+    return fused(x) and x.numel() > 49152 and (width > 128 or x.numel() > 768 * width)
 
 
 def _tokens_at_once(x: Tensor, on_cpu: int = 1024, elsewhere: int = 2**15) -> int:
@@ -78,20 +75,11 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return _gelu_(F.linear(x, weight, bias))
 
 
-def linear_per_image(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """[B, n, i] by a weight for each image [B, o, i], contiguous, plus bias [B, o] -> [B, n, o]."""
-    if _fused(x):
-        biases = [None] * len(x) if bias is None else bias
-        images = [linear(*image) for image in zip(x, weight, biases, strict=True)]
-        return torch.stack(images) if len(images) > 1 else images[0][None]  # without a copy
-    return x @ weight.mT if bias is None else torch.baddbmm(bias[:, None], x, weight.mT)
-
-
 def convolve_gelu(
     x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: tuple[int, int], groups: int
 ) -> Tensor:
     """GELU of the convolution of [B, i, h, w], channels last."""
-    if _fused(x):
+    if fused(x):
         arguments = (list(padding), [stride, stride], [1, 1], groups)
         return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *arguments, "gelu", [], "none")
     return _gelu_(F.conv2d(x, weight, bias, stride, padding, groups=groups))
@@ -124,121 +112,6 @@ def depthwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return out.permute(0, 3, 1, 2)
 
 
-def centered_gram(x: Tensor, mean: Tensor) -> Tensor:
-    """[B, N, d] and m [B, 1, d] -> (X - m)^T (X - m) [B, d, d], summed and kept in float32 where x has fewer bits."""
-    if _fused(x):
-        centered = x.new_empty(x.shape[2], x.shape[1])  # the way round in which oneDNN wants it
-        pairs = zip(x.mT, mean.mT, strict=True)
-        return torch.stack([linear(torch.sub(*pair, out=centered), centered) for pair in pairs])
-    x = x - mean
-    if x.is_cuda and x.dtype in (torch.bfloat16, torch.float16):
-        return torch.bmm(x.mT, x, out_dtype=torch.float32)
-    x = _at_least_float32(x)
-    return x.mT @ x
-
-
-def channel_norms_(x: Tensor) -> Tensor:
-    """[B, N, d] -> the Euclidean norms over N, [B, d], in float32 at least; x is not kept."""
-    if x.device.type == "cpu":  # where vector_norm takes six times as long along this dimension
-        return _at_least_float32(x).square_().sum(dim=1).sqrt()
-    return torch.linalg.vector_norm(x, dim=1, dtype=torch.promote_types(x.dtype, torch.float32))
-
-
-class InferenceAttention(nn.Module):
-    """XCA in forms that compute the same; the number of tokens decides which.
-
-    Few tokens: queries, keys and values are computed, about 4 N d^2 multiplications. More tokens than channels: the
-    values' projection, the attention and the output projection are one d x d matrix per image, about N d^2 + d^3
-    multiplications instead of 2 N d^2.
-
-    Many tokens, the *covariance form*: with C = (X - m)^T (X - m), the covariance of the tokens times N, and q, k the
-    queries and keys of the mean token m, Q^T K = W_q^T C W_k + N q k^T head by head, and the squared norms of the
-    channels are the diagonals of W_q^T C W_q + N q q^T and of W_k^T C W_k + N k k^T. So queries and keys never exist
-    either: about N d^2 + 2 d^3 multiplications instead of 2 N d^2.
-    Taking the mean out first keeps the squares from cancelling against biases or against a common part of the tokens;
-    what remains is that a channel of relative size below 3e-4 of what W and X would allow has a norm of few digits.
-
-    Args:
-        attention, norm, scale: of the plain block.
-        covariance_from: tokens, more than d, from which on the covariance form is used; None: where it saves time.
-    """
-
-    def __init__(
-        self, attention: CrossCovarianceAttention, norm: nn.LayerNorm, scale: Tensor, covariance_from: int | None
-    ) -> None:
-        super().__init__()
-        self.heads = attention.heads
-        self.normalize = attention.normalize
-        self.covariance_from = covariance_from
-        self.norm = norm
-        self.weight = nn.Buffer(attention.query_key_value.weight.clone())  # of queries, keys and values, [3 d, d]
-        self.bias = nn.Buffer(attention.query_key_value.bias.clone())
-        self.output_weight = nn.Buffer(_scaled(attention.projection.weight, scale))
-        self.output_bias = nn.Buffer(_scaled(attention.projection.bias, scale))
-        temperature = attention.temperature
-        self.temperature = None if temperature is None else nn.Buffer(temperature.clone())
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens [B, N, d] -> the branch, [B, N, d]."""
-        x, (count, width) = self.norm(tokens), tokens.shape[1:]
-        if count <= width:
-            query_key, value = linear(x, self.weight, self.bias).split([2 * width, width], dim=2)
-            weights = self._weights(*self._compare(query_key))
-            mixed = torch.einsum("bhij, bnhj -> bnhi", weights, value.unflatten(2, (self.heads, -1)))
-            return linear(mixed.flatten(2), self.output_weight, self.output_bias)
-        if (crossover := self.covariance_from) is None:
-            crossover = covariance_crossover(width, self.heads, tokens.dtype)
-        if count < crossover:
-            compared = self._compare(linear(x, self.weight[: 2 * width], self.bias[: 2 * width]))
-        else:
-            compared = self._from_covariance(x)
-        return linear_per_image(x, *self._from_tokens_to_output(self._weights(*compared)))
-
-    def _from_tokens_to_output(self, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """As of `_weights` -> values, attention and output projection as one weight [B, d, d] and bias [B, d]."""
-        value_weight, value_bias = self.weight.chunk(3)[2], self.bias.chunk(3)[2]
-        output_weight = self.output_weight.unflatten(1, (self.heads, -1))
-        mixing = torch.einsum("bhij, ohi -> bohj", weights, output_weight).flatten(2)  # from values
-        return mixing @ value_weight, mixing @ value_bias + self.output_bias
-
-    def _compare(self, query_key: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries and keys [B, N, 2 d], not kept -> Q^T K per head [B, h, d/h, d/h], and their norms [B, 2 d]."""
-        query, key = query_key.unflatten(2, (2, self.heads, -1)).unbind(2)  # [B, N, h, d/h]
-        return torch.einsum("bnhi, bnhj -> bhij", query, key), channel_norms_(query_key)
-
-    def _from_covariance(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The same, in float32 at least, without queries and keys."""
-        mean = x.mean(dim=1, keepdim=True)
-        covariance = centered_gram(x, mean)
-        weight, bias = self.weight[: 2 * x.shape[2]].to(covariance.dtype), self.bias[: 2 * x.shape[2]]
-        half = linear_per_image(weight.expand(len(x), -1, -1), covariance)  # W_q^T C and W_k^T C, [B, 2 d, d]
-        center = F.linear(mean.squeeze(1).to(weight), weight) + bias  # q and k of the mean, [B, 2 d]
-        squares = (weight * half).sum(dim=2) + x.shape[1] * center.square()
-        query_weight = weight.unflatten(0, (2, self.heads, -1))[0]  # [h, d/h, d]
-        half_key = half.unflatten(1, (2, self.heads, -1))[:, 1]  # [B, h, d/h, d]
-        query, key = center.unflatten(1, (2, self.heads, -1)).unbind(1)  # [B, h, d/h]
-        inner = torch.einsum("hid, bhjd -> bhij", query_weight, half_key)
-        return inner + x.shape[1] * query[..., None] * key[..., None, :], squares.clamp(min=0).sqrt()
-
-    def _weights(self, inner: Tensor, norms: Tensor) -> Tensor:
-        """Q^T K and the norms -> what each channel takes from each of its head, [B, h, d/h, d/h]."""
-        if self.normalize:
-            query, key = norms.clamp(min=_EPSILON).unflatten(1, (2, self.heads, -1)).unbind(1)
-            inner = inner / query[..., None] / key[..., None, :]
-        if self.temperature is not None:
-            inner = inner * self.temperature
-        return inner.softmax(dim=-1).to(self.output_weight.dtype)
-
-
-def covariance_crossover(width: int, heads: int, dtype: torch.dtype) -> int:
-    """Tokens from which on the covariance form takes less time, by its multiplications.
-
-    N (1 + 1/h) d^2 of the tokens are saved for (2 + 1/h) d^3, which in bfloat16 and float16 are float32.
-    """
-    cost = _FLOAT32_COST if dtype in (torch.bfloat16, torch.float16) else 1
-    return int(width * cost * (2 + 1 / heads) / (1 + 1 / heads)) + 1
-
-
 class InferenceLocalInteraction(nn.Module):
     """LPI with its batch norm as one multiply-add in place, and LayerScale folded into the second convolution.
 
@@ -256,8 +129,8 @@ class InferenceLocalInteraction(nn.Module):
         self.bias1 = nn.Buffer(local.convolution1.bias.clone())
         self.factor = nn.Buffer(factor.to(like))
         self.shift = nn.Buffer(shift.to(like))
-        self.weight2 = nn.Buffer(_scaled(local.convolution2.weight, scale))
-        self.bias2 = nn.Buffer(_scaled(local.convolution2.bias, scale))
+        self.weight2 = nn.Buffer(scaled(local.convolution2.weight, scale))
+        self.bias2 = nn.Buffer(scaled(local.convolution2.bias, scale))
 
     def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Tokens [B, h * w, d] of a grid (h, w) -> the branch, [B, h * w, d]."""
@@ -267,7 +140,7 @@ class InferenceLocalInteraction(nn.Module):
         return depthwise(inside, self.weight2, self.bias2).permute(0, 2, 3, 1).flatten(1, 2)
 
     def _first_convolution(self, picture: Tensor) -> Tensor:
-        if _fused(picture):
+        if fused(picture):
             return convolve_gelu(picture, self.weight1, self.bias1, 1, (1, 1), len(self.weight1))
         return _gelu_(depthwise(picture, self.weight1, self.bias1))
 
@@ -279,8 +152,8 @@ class InferenceFeedForward(nn.Module):
         super().__init__()
         self.weight1 = nn.Buffer(feed_forward.expand.weight.clone())
         self.bias1 = nn.Buffer(feed_forward.expand.bias.clone())
-        self.weight2 = nn.Buffer(_scaled(feed_forward.contract.weight, scale))
-        self.bias2 = nn.Buffer(_scaled(feed_forward.contract.bias, scale))
+        self.weight2 = nn.Buffer(scaled(feed_forward.contract.weight, scale))
+        self.bias2 = nn.Buffer(scaled(feed_forward.contract.bias, scale))
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., d] -> the branch, [..., d]."""
@@ -342,53 +215,7 @@ class _FoldedConvolution(nn.Module):
         return F.conv2d(x, self.weight, self.bias, 2, (padding, 1))
 
 
-class InferenceClassAttention(nn.Module):
-    """A class attention block that computes what the class token needs, and the patches only where a block follows.
-
-    With a single query, keys and values need not exist: q . (W_k x + b) = (W_k^T q) . x + a constant that the softmax
-    ignores, and sum_n a_n (W_v x_n + b) = W_v (sum_n a_n x_n) + b. So 2 N d h multiplications instead of 2 N d^2.
-    """
-
-    def __init__(self, block: ClassAttentionBlock) -> None:
-        super().__init__()
-        self.normalize_patches = block.normalize_patches
-        self.attention_norm, self.feed_forward_norm = block.attention_norm, block.feed_forward_norm
-        attention = block.attention
-        self.heads = attention.heads
-        self.query, self.projection = attention.query, attention.projection
-        key, value = attention.key_value.weight.chunk(2)
-        self.key_weight = nn.Buffer(key.unflatten(0, (self.heads, -1)).clone())  # [h, d/h, d]
-        self.value_weight = nn.Buffer(value.unflatten(0, (self.heads, -1)).mT.contiguous())  # [h, d, d/h]
-        self.value_bias = nn.Buffer(attention.key_value.bias.chunk(2)[1].clone())
-        self.attention_scale = nn.Buffer(block.attention_scale.clone())
-        self.feed_forward = InferenceFeedForward(block.feed_forward, block.feed_forward_scale)
-
-    def forward(self, class_token: Tensor, patches: Tensor, last: bool) -> tuple[Tensor, Tensor]:
-        """Class token [B, 1, d] and patches [B, N, d] -> both leaving the block, patches unchanged in the last."""
-        normed_class, normed = self.attention_norm(class_token), self.attention_norm(patches)
-        class_token = class_token + self.attention_scale * self._gather(normed_class, normed)
-        class_token = self.feed_forward_norm(class_token)
-        class_token = class_token + self.feed_forward(class_token)
-        if not last:
-            normed.mul_(self.attention_scale).add_(patches)
-            patches = (self.feed_forward_norm(normed) if self.normalize_patches else normed).mul_(2)
-        return class_token, patches
-
-    def _gather(self, class_token: Tensor, patches: Tensor) -> Tensor:
-        query = self.query(class_token).unflatten(2, (self.heads, -1)).squeeze(1) * self.key_weight.shape[1] ** -0.5
-        query = torch.einsum("bhe, hed -> bhd", query, self.key_weight)
-        scores = torch.cat([query @ class_token.mT, query @ patches.mT], dim=2).softmax(dim=2)  # [B, h, 1 + N]
-        mixed = scores[:, :, :1] * class_token + scores[:, :, 1:] @ patches  # [B, h, d]
-        values = torch.einsum("bhd, hde -> bhe", mixed, self.value_weight).flatten(1) + self.value_bias
-        return self.projection(values[:, None])
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    """x, in float32 where it has fewer bits."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def _scaled(tensor: Tensor, scale: Tensor) -> Tensor:
+def scaled(tensor: Tensor, scale: Tensor) -> Tensor:
     """A weight [o, ...] or bias [o] times LayerScale [o], contiguous."""
     return (tensor.double() * scale.double().view(-1, *[1] * (tensor.ndim - 1))).to(tensor)
 
