@@ -152,6 +152,7 @@ def speeds(jobs: Sequence[Job], rounds: int) -> tuple[dict[str, list[float]], di
 
     An entry that runs out of memory is not among them.
     """
+    torch.compiler.reset()  # or what earlier sizes compiled counts too, and from the ninth on models run eagerly
     ready: dict[str, tuple[nn.Module, Tensor]] = {}
     times: dict[str, list[float]] = {}
     peaks: dict[str, float] = {}
