@@ -37,9 +37,10 @@ def _fused_product(x: Tensor) -> bool:
     return fused(x) and x.numel() > 49152 and (width > 128 or x.numel() > 768 * width)
 
 
-def _tokens_at_once(x: Tensor, on_cpu: int = 1024, elsewhere: int = 2**15) -> int:
-    """Tokens that are worked on together: on the CPU what stays in its caches, elsewhere what keeps a device busy for
-    longer than it takes to tell it what to do next."""
+def _tokens_at_once(x: Tensor, on_cpu: int = 1600, elsewhere: int = 2**15) -> int:
+    """Tokens that are worked on together: on the CPU so few that little memory is taken, and so many that oneDNN, which
+    rearranges the weights at each product, does that for enough of them; elsewhere what keeps a device busy for longer
+    than it takes to tell it what to do next."""
     return on_cpu if x.device.type == "cpu" and not torch.compiler.is_compiling() else elsewhere
 
 

@@ -54,7 +54,7 @@ class InferenceAttention(nn.Module):
         if count <= width:
             parts = self._by_head(linear(x, self.weight, self.bias))
             weights = self._weights(*self._compare(parts))
-            mixed = torch.einsum("bhij, bhnj -> bhin", weights, parts[2]).flatten(1, 2)  # [B, d, N]
+            mixed = (weights @ parts[2].mT).flatten(1, 2)  # [B, d, N]
             return linear(mixed.mT, self.output_weight, self.output_bias)
         if (crossover := self.covariance_from) is None:
             crossover = covariance_crossover(width, self.heads, tokens.dtype, tokens.device)
@@ -65,15 +65,12 @@ class InferenceAttention(nn.Module):
         return linear_per_image(x, *self._from_tokens_to_output(self._weights(*compared)))
 
     def _by_head(self, projected: Tensor) -> Tensor:
-        """Queries, keys and perhaps values [B, N, p d] -> [p, B, h, N, d/h].
+        """Queries, keys and perhaps values [B, N, p d] -> [p, B, h, N, d/h], contiguous.
 
-        Products of heads need a copy. Under torch.compile all are copied at once, queries and keys divided by their
-        norms on the way: one kernel instead of five.
+        Products of heads need this copy. Under torch.compile it divides queries and keys by their norms on the way.
         """
         parts = projected.unflatten(2, (-1, self.heads, len(self.output_bias) // self.heads)).permute(2, 0, 3, 1, 4)
-        if not torch.compiler.is_compiling():
-            return parts
-        if self.normalize:
+        if self.normalize and torch.compiler.is_compiling():
             norms = torch.linalg.vector_norm(parts, dim=3, keepdim=True, dtype=_sum_dtype(parts)).clamp(min=_EPSILON)
             is_value = torch.arange(len(parts), device=parts.device).view(-1, 1, 1, 1, 1) > 1
             parts = (parts / norms.masked_fill(is_value, 1)).to(parts.dtype)
@@ -82,7 +79,7 @@ class InferenceAttention(nn.Module):
     def _compare(self, parts: Tensor) -> tuple[Tensor, Tensor | None]:
         """As of `_by_head`, queries and keys not kept -> Q^T K by head, [B, h, d/h, d/h], and the norms to divide it
         by, if any, [2, B, h, d/h]."""
-        inner = torch.einsum("bhni, bhnj -> bhij", parts[0], parts[1])
+        inner = parts[0].mT @ parts[1]
         divided = torch.compiler.is_compiling() or not self.normalize
         return inner, None if divided else channel_norms_(parts[:2])
 
