@@ -9,9 +9,9 @@ from vitrail.layers.blocks import ClassAttentionBlock
 from vitrail.layers.inference import InferenceFeedForward, fused, linear, scaled
 
 _EPSILON = 1e-12  # of torch.nn.functional.normalize
-# Of a float32 multiplication, beside one of half the bits. On a CPU both forms took equally long at 4096 tokens; for
-# CUDA it is what the data sheets of NVIDIA's A100 and H100 say.
-_FLOAT32_COST = {"cpu": 5, "cuda": 16}
+# Of a float32 multiplication, beside one of half the bits: on a CPU both forms took equally long at 4096 tokens; for CUDA
+# by the data sheets of NVIDIA's A100 and H100.
+_FLOAT32_COST, _FLOAT32_COST_ON_CUDA = 5, 16
 
 
 class InferenceAttention(nn.Module):
@@ -80,8 +80,9 @@ class InferenceAttention(nn.Module):
         """As of `_by_head`, queries and keys not kept -> Q^T K by head, [B, h, d/h, d/h], and the norms to divide it
         by, if any, [2, B, h, d/h]."""
         inner = parts[0].mT @ parts[1]
-        divided = torch.compiler.is_compiling() or not self.normalize
-        return inner, None if divided else channel_norms_(parts[:2])
+        if torch.compiler.is_compiling() or not self.normalize:
+            return inner, None
+        return inner, channel_norms_(parts[:2])
 
     def _compare_from_covariance(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Tokens [B, N, d] -> the same, in float32 at least, without queries and keys."""
@@ -123,7 +124,9 @@ def covariance_crossover(width: int, heads: int, dtype: torch.dtype, device: tor
 
     N (1 + 1/h) d^2 of the tokens are saved for (2 + 1/h) d^3, which in bfloat16 and float16 are float32.
     """
-    cost = _FLOAT32_COST.get(device.type, 5) if dtype in (torch.bfloat16, torch.float16) else 1
+    cost = 1
+    if dtype in (torch.bfloat16, torch.float16):
+        cost = _FLOAT32_COST_ON_CUDA if device.type == "cuda" else _FLOAT32_COST
     return int(width * cost * (2 + 1 / heads) / (1 + 1 / heads)) + 1
 
 
