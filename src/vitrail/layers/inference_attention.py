@@ -9,8 +9,8 @@ from vitrail.layers.blocks import ClassAttentionBlock
 from vitrail.layers.inference import InferenceFeedForward, fused, linear, scaled
 
 _EPSILON = 1e-12  # of torch.nn.functional.normalize
-# Of a float32 multiplication, beside one of half the bits: on a CPU both forms took equally long at 4096 tokens; for CUDA
-# by the data sheets of NVIDIA's A100 and H100.
+# Of a float32 multiplication, beside one of half the bits. On a CPU both forms took equally long at 4096 tokens; for
+# CUDA it is what the data sheets of NVIDIA's A100 and H100 say.
 _FLOAT32_COST, _FLOAT32_COST_ON_CUDA = 5, 16
 
 
