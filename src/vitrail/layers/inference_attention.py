@@ -52,40 +52,36 @@ class InferenceAttention(nn.Module):
         """Tokens [B, N, d] -> the branch, [B, N, d]."""
         x, (count, width) = self.norm(tokens), tokens.shape[1:]
         if count <= width:
-            parts = self._by_head(linear(x, self.weight, self.bias))
-            weights = self._weights(*self._compare(parts))
-            mixed = (weights @ parts[2].mT).flatten(1, 2)  # [B, d, N]
+            weights, (_, _, value) = self._weights_and_parts(linear(x, self.weight, self.bias))
+            mixed = (weights @ value.mT).flatten(1, 2)  # [B, d, N]
             return linear(mixed.mT, self.output_weight, self.output_bias)
         if (crossover := self.covariance_from) is None:
             crossover = covariance_crossover(width, self.heads, tokens.dtype, tokens.device)
         if count < crossover:
-            compared = self._compare(self._by_head(linear(x, self.weight[: 2 * width], self.bias[: 2 * width])))
+            weights, _ = self._weights_and_parts(linear(x, self.weight[: 2 * width], self.bias[: 2 * width]))
         else:
-            compared = self._compare_from_covariance(x)
-        return linear_per_image(x, *self._from_tokens_to_output(self._weights(*compared)))
+            weights = self._weights(*self._compare_from_covariance(x))
+        return linear_per_image(x, *self._from_tokens_to_output(weights))
 
-    def _by_head(self, projected: Tensor) -> Tensor:
-        """Queries, keys and perhaps values [B, N, p d] -> [p, B, h, N, d/h], contiguous.
+    def _weights_and_parts(self, projected: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries, keys and perhaps values [B, N, p d] -> as of `_weights`, and [p, B, h, N, d/h], of which queries and
+        keys are not kept.
 
-        Products of heads need this copy. Under torch.compile it divides queries and keys by their norms on the way.
+        Products of heads need a copy. Under torch.compile it divides queries and keys by their norms on the way; else
+        it is less work to divide their product.
         """
         parts = projected.unflatten(2, (-1, self.heads, len(self.output_bias) // self.heads)).permute(2, 0, 3, 1, 4)
-        if self.normalize and torch.compiler.is_compiling():
+        in_copy = self.normalize and torch.compiler.is_compiling()
+        if in_copy:
             norms = torch.linalg.vector_norm(parts, dim=3, keepdim=True, dtype=_sum_dtype(parts)).clamp(min=_EPSILON)
             is_value = torch.arange(len(parts), device=parts.device).view(-1, 1, 1, 1, 1) > 1
             parts = (parts / norms.masked_fill(is_value, 1)).to(parts.dtype)
-        return parts.contiguous()
-
-    def _compare(self, parts: Tensor) -> tuple[Tensor, Tensor | None]:
-        """As of `_by_head`, queries and keys not kept -> Q^T K by head, [B, h, d/h, d/h], and the norms to divide it
-        by, if any, [2, B, h, d/h]."""
+        parts = parts.contiguous()
         inner = parts[0].mT @ parts[1]
-        if torch.compiler.is_compiling() or not self.normalize:
-            return inner, None
-        return inner, channel_norms_(parts[:2])
+        return self._weights(inner, channel_norms_(parts[:2]) if self.normalize and not in_copy else None), parts
 
     def _compare_from_covariance(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Tokens [B, N, d] -> the same, in float32 at least, without queries and keys."""
+        """Tokens [B, N, d] -> what `_weights` takes, in float32 at least, without queries and keys."""
         mean = x.mean(dim=1, keepdim=True)
         covariance = centered_gram(x, mean)
         weight, bias = self.weight[: 2 * x.shape[2]].to(covariance.dtype), self.bias[: 2 * x.shape[2]]
@@ -102,7 +98,8 @@ class InferenceAttention(nn.Module):
         return inner, squares.clamp(min=0).sqrt().unflatten(1, (2, self.heads, -1)).transpose(0, 1)
 
     def _weights(self, inner: Tensor, norms: Tensor | None) -> Tensor:
-        """As of `_compare` -> what each channel takes from each of its head, [B, h, d/h, d/h]."""
+        """Q^T K by head [B, h, d/h, d/h], and the norms to divide it by, if any, [2, B, h, d/h] -> what each channel
+        takes from each of its head, [B, h, d/h, d/h]."""
         if norms is not None:
             query, key = norms.clamp(min=_EPSILON)
             inner = inner / query[..., None] / key[..., None, :]
