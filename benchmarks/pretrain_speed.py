@@ -30,10 +30,8 @@ from torch.utils.data import default_collate
 
 from vitrail.data.datasets import ImageData
 from vitrail.data.loader import LoaderConfig, training_batches
-from vitrail.pretrain.beit import BEiTTask
 from vitrail.pretrain.dall_e import DallEEncoder
 from vitrail.pretrain.dino import Crops
-from vitrail.pretrain.masks import split
 from vitrail.pretrain.pretraining import MaskedTask, Pretraining
 from vitrail.pretrain.tokenizers import TokenizerConfig
 from vitrail.recipes import load_recipe
@@ -166,6 +164,30 @@ def seconds(work: Callable[[], Any], rounds: int, device: torch.device) -> float
     return statistics.median(times[1:])
 
 
+def share(step: Callable[[], None], part: nn.Module, rounds: int, device: torch.device) -> float:
+    """The median share of `step` that its calls of `part` take, in the same steps, after one that does not count."""
+
+    def now() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    shares: list[float] = []
+    spent: list[float] = []
+    hooks = [
+        part.register_forward_pre_hook(lambda *_: spent.append(-now())),
+        part.register_forward_hook(lambda *_: spent.append(now())),
+    ]
+    for _ in range(rounds + 1):
+        spent.clear()
+        begun = now()
+        step()
+        shares.append(sum(spent) / (now() - begun))
+    for hook in hooks:
+        hook.remove()
+    return statistics.median(shares[1:])
+
+
 def build(method: str, experiment: Pretraining, arguments: argparse.Namespace) -> tuple[nn.Module, Callable]:
     """The networks, and what gives a batch's loss."""
     if method == "timm_beit":
@@ -193,15 +215,8 @@ def measure(method: str, arguments: argparse.Namespace) -> dict[str, Any]:
     module.to(device).train()
     optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], 1e-4)
 
-    def in_precision() -> torch.autocast:
-        return torch.autocast(device.type, torch.bfloat16, enabled=arguments.precision == "bf16")
-
-    def words() -> None:
-        with in_precision():
-            module.tokenizer(batch.image, asked)
-
     def step() -> None:
-        with in_precision():
+        with torch.autocast(device.type, torch.bfloat16, enabled=arguments.precision == "bf16"):
             value = loss(batch)
         optimizer.zero_grad()
         value.backward()
@@ -214,8 +229,7 @@ def measure(method: str, arguments: argparse.Namespace) -> dict[str, Any]:
     peak = torch.cuda.max_memory_allocated() if on_card else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     found = {"method": method, "seconds": taken, "memory": peak / 1e6, "words": None, "waiting": None}
     if isinstance(module, MaskedTask):
-        asked = split(batch.mask)[1] if isinstance(module, BEiTTask) else None  # SplitMask asks for all
-        found["words"] = seconds(words, rounds, device) / taken
+        found["words"] = share(step, module.tokenizer, rounds, device)
     if not method.startswith("timm_"):
         found["waiting"] = waiting(step, experiment, arguments)
     return found
