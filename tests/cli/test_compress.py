@@ -334,7 +334,7 @@ def test_a_killed_worker_is_one_sentence(many, call, capsys):
 
 def test_a_worker_killed_while_the_next_one_starts_is_one_sentence(many, call, capsys, monkeypatch):
     """The thread that watches the first looks at its workers while the second comes up."""
-    start, is_alive, looking = SpawnProcess.start, SpawnProcess.is_alive, threading.Event()
+    start, terminate, looking = SpawnProcess.start, SpawnProcess.terminate, threading.Event()
 
     def start_late(process):
         first = multiprocessing.active_children()
@@ -346,10 +346,10 @@ def test_a_worker_killed_while_the_next_one_starts_is_one_sentence(many, call, c
     def look_long(process):
         looking.set()
         time.sleep(1)
-        return is_alive(process)
+        terminate(process)
 
     monkeypatch.setattr(SpawnProcess, "start", start_late)
-    monkeypatch.setattr(SpawnProcess, "is_alive", look_long)
+    monkeypatch.setattr(SpawnProcess, "terminate", look_long)
     assert call("compress", "many", "-o", "out", "--jobs", "2") == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("vitrail: A worker process was killed, perhaps for want of memory")

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from vitrail.data.corrupt import CorruptSample, check_holds_data
+from vitrail.data.ffmpeg import load_av, open_container
 from vitrail.errors import VitrailError
 
 RATE = 16_000
@@ -139,7 +140,7 @@ def open_sound(path: str | Path) -> Sound:
     """
     path = Path(path)
     check_holds_data(path)
-    soundfile = _package("soundfile")
+    soundfile = _load_soundfile()
     try:
         info = soundfile.info(str(path))
         found = Sound(path, info.samplerate, info.frames, "soundfile")
@@ -252,15 +253,16 @@ def clip_starts(
     return [first + room * number / max(count - 1, 1) for number in range(count)]
 
 
-def _package(name: str) -> Any:
+def _load_soundfile() -> Any:
     try:
-        return __import__(name)
+        import soundfile
     except ImportError:
-        raise VitrailError(f"Sound is read with {name}, which is missing; pip install 'vitrail[bind]'.") from None
+        raise VitrailError("Sound is read with soundfile, which is missing; pip install 'vitrail[bind]'.") from None
+    return soundfile
 
 
 def _read_soundfile(sound: Sound, first: int, last: int, channels: Channels) -> np.ndarray:
-    soundfile = _package("soundfile")
+    soundfile = _load_soundfile()
     try:
         with soundfile.SoundFile(str(sound.path)) as file:
             lead = min(first, _LEAD)
@@ -273,9 +275,9 @@ def _read_soundfile(sound: Sound, first: int, last: int, channels: Channels) -> 
 
 def _open_av(path: Path) -> Sound:
     """The track is decoded once, without keeping it: containers only estimate how long it is."""
-    av = _package("av")
+    av = load_av("Sound")
     try:
-        with av.open(str(path), metadata_errors="replace") as container:
+        with open_container(av, path) as container:
             if not container.streams.audio:
                 raise CorruptSample(path, "it has no sound")
             rate, length, begin = container.streams.audio[0].rate, 0, _begin(av, container)
@@ -291,11 +293,11 @@ def _open_av(path: Path) -> Sound:
 
 
 def _read_av(sound: Sound, first: int, last: int, channels: Channels) -> np.ndarray:
-    av = _package("av")
+    av = load_av("Sound")
     values = np.zeros(last - first, np.float32)
     position = 0
     try:
-        with av.open(str(sound.path), metadata_errors="replace") as container:
+        with open_container(av, sound.path) as container:
             stream, begin = container.streams.audio[0], _begin(av, container)
             if first > sound.rate:  # a second ahead, as decoders need frames before the first that is right
                 container.seek(int((begin + first / sound.rate - 1) / stream.time_base), stream=stream)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vitrail.data.corrupt import CorruptSample, check_holds_data
-from vitrail.errors import VitrailError
+from vitrail.data.ffmpeg import load_av, open_container
 
 SUFFIXES = frozenset(
     {
@@ -75,9 +75,9 @@ class Video:
             CorruptSample: the file is damaged where a clip begins, or has become unreadable since it was opened.
         """
         order = sorted(range(len(starts)), key=starts.__getitem__)
-        av = _package()
+        av = load_av("Video")
         try:
-            with av.open(str(self.path), metadata_errors="replace") as container:
+            with open_container(av, self.path) as container:
                 stream = container.streams.video[0]
                 stream.thread_type = "AUTO"
                 while order:
@@ -125,9 +125,9 @@ def read_tracks(path: str | Path) -> Tracks:
 def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     """The package that reads video, and the file's container."""
     check_holds_data(path)
-    av = _package()
+    av = load_av("Video")
     try:
-        with av.open(str(path), metadata_errors="replace") as container:
+        with open_container(av, path) as container:
             yield av, container
     except av.FFmpegError:
         raise CorruptSample(path, "it is damaged, or no video that FFmpeg can read") from None
@@ -208,11 +208,3 @@ def _upright(frame: Any, width: int, height: int) -> np.ndarray:
     """[H, W, 3] uint8, turned as the file asks for; `width` and `height` are those before."""
     values = frame.to_ndarray(format="rgb24", width=width, height=height)
     return np.rot90(values, round(frame.rotation / 90) % 4)
-
-
-def _package() -> Any:
-    try:
-        import av
-    except ImportError:
-        raise VitrailError("Video is read with av, which is missing; pip install 'vitrail[bind]'.") from None
-    return av
