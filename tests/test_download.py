@@ -25,6 +25,8 @@ class Server:
     breaks_off_after: int | None = None  # bytes of each answer
     knows_ranges: bool = True
     status: int | None = None
+    content_type: str = "application/octet-stream"
+    shift: int = 0  # bytes by which a part begins too early
     ranges: list[str | None] = field(default_factory=list)
 
 
@@ -46,8 +48,12 @@ def server():
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return
-            body = state.content[start:]
             self.send_response(206 if start else 200)
+            if start:
+                start -= state.shift
+                self.send_header("Content-Range", f"bytes {start}-{len(state.content) - 1}/{len(state.content)}")
+            body = state.content[start:]
+            self.send_header("Content-Type", state.content_type)
             self.send_header("ETag", state.etag)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -123,6 +129,23 @@ def test_starts_over_when_the_file_has_changed_or_the_server_knows_no_ranges(ser
     assert download.fetch(remote(server.url)).read_bytes() == CONTENT[::-1]
 
 
+def test_starts_over_when_another_part_comes_than_was_asked_for(server):
+    server.breaks_off_after = 100_000
+    with pytest.raises(FileError, match="broke off"):
+        download.fetch(remote(server.url))
+    server.breaks_off_after, server.shift = None, 1000
+    assert download.fetch(remote(server.url)).read_bytes() == CONTENT
+
+
+def test_a_web_page_is_no_file(server, cache):
+    server.content_type = "text/html; charset=utf-8"
+    with pytest.raises(FileError, match=r"answers with a web page instead of xcit_small_12_p16.test, as networks do"):
+        download.fetch(remote(server.url))
+    assert [path.name for path in cache.iterdir()] == [".small.pth.lock"]
+    server.content_type = "application/octet-stream"
+    assert download.fetch(remote(server.url)).read_bytes() == CONTENT
+
+
 def test_wrong_hash_is_thrown_away(server, cache):
     with pytest.raises(FileError, match=f"SHA-256 {DIGEST}, but xcit_small_12_p16.test was published with 00ff00"):
         download.fetch(remote(server.url, "00ff00"))
@@ -134,6 +157,15 @@ def test_file_that_changes_after_its_first_use_is_refused(server, cache):
     path.write_bytes(CONTENT[:-1] + b"x")
     with pytest.raises(FileError, match=f"instead of {DIGEST}: it is damaged or another file; delete it and "):
         download.fetch(remote(server.url))
+    with pytest.raises(FileError, match=r"anew, or .*small.pth.sha256 alone if it was you who put another there\.$"):
+        download.fetch(remote(server.url))
+
+
+def test_a_damaged_record_is_no_hash(server, cache):
+    download.fetch(remote(server.url))
+    (cache / "small.pth.sha256").write_bytes(b"\xff\xfe")
+    with pytest.raises(FileError, match="it is damaged or another file"):
+        download.fetch(remote(server.url))
 
 
 def test_file_put_there_by_hand_is_checked_and_remembered(server, cache):
@@ -144,6 +176,18 @@ def test_file_put_there_by_hand_is_checked_and_remembered(server, cache):
     assert download.fetch(remote(server.url)).read_bytes() == CONTENT
     assert (cache / "small.pth.sha256").read_text() == f"{DIGEST}\n"
     assert server.ranges == []
+
+
+def test_a_cache_that_others_have_filled_need_not_be_writable(cache, monkeypatch):
+    def refuse(path, *_):
+        raise FileError(f"Cannot write {path}: Permission denied.")
+
+    monkeypatch.setattr(download, "FileLock", refuse)
+    monkeypatch.setattr(download, "write_text", refuse)
+    cache.mkdir()
+    (cache / "small.pth").write_bytes(CONTENT)
+    assert download.fetch(remote("http://127.0.0.1:1/small.pth")) == cache / "small.pth"
+    assert [path.name for path in cache.iterdir()] == ["small.pth"]
 
 
 def test_missing_on_the_server(server):
@@ -162,6 +206,14 @@ def test_offline_says_what_to_do(cache):
         f"Cannot reach {url} for xcit_small_12_p16.test (Connection refused); "
         f"download it on another machine and put it at {cache / 'small.pth'}."
     )
+
+
+def test_a_proxy_that_is_none_says_so(monkeypatch):
+    monkeypatch.setenv("http_proxy", "not a host")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with pytest.raises(FileError, match=r"^Cannot reach http://example.invalid/a for xcit_small_12_p16.test \("):
+        download.fetch(remote("http://example.invalid/a"))
 
 
 def test_cache_that_cannot_be_written(server, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@ import argparse
 import collections
 import os
 import zipfile
+from pathlib import PurePosixPath
 
 import pytest
 import torch
@@ -102,8 +103,11 @@ def test_files_that_would_run_programs_are_refused(tmp_path):
             return print, ("I run when I am loaded",)
 
     torch.save({"model": Evil()}, tmp_path / "evil.pth")
-    with pytest.raises(FileError, match="not a readable file of weights"):
+    with pytest.raises(FileError, match=r"needs builtins.print to be read, which could run any program; save its tens"):
         read_tensors(tmp_path / "evil.pth")
+    torch.save({"model": torch.zeros(1), "when": PurePosixPath("a")}, tmp_path / "path.pth")
+    with pytest.raises(FileError, match=r"needs pathlib.*PurePosixPath to be read"):
+        read_tensors(tmp_path / "path.pth")
 
 
 def test_modules_that_were_pickled_whole(tmp_path):

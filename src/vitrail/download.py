@@ -1,5 +1,6 @@
 """Files from the web into the cache: resumed when interrupted, checked by SHA-256, one download at a time."""
 
+import contextlib
 import hashlib
 import http.client
 import os
@@ -40,23 +41,24 @@ def fetch(file: RemoteFile) -> Path:
     """The local copy of a published file, downloaded unless the cache has it.
 
     An interrupted download leaves a `.part` that the next one goes on from. A file that was placed into the cache by
-    hand counts as downloaded. Its SHA-256 is compared with the published one; where none was published, the first
-    one seen is written beside the file and every later use is compared with that. Another process that wants the same
-    file waits for this one.
+    hand counts as downloaded; a cache that others have filled need not be writable. Its SHA-256 is compared with the
+    published one; where none was published, the first one seen is written beside the file and every later use is
+    compared with that. Another process that wants the same file waits for this one.
 
     Raises:
         FileError: no connection, an answer that is not the file, a file that is not what it was, a full disk.
     """
     path = cache_folder() / file.filename
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_name(f".{path.name}.lock")):
-            if path.exists():
-                _check_known(path, file)
-            else:
-                if file.notice:
-                    print(file.notice, file=sys.stderr)
-                _download(file, path)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(path.with_name(f".{path.name}.lock")):
+                if not path.exists():
+                    if file.notice:
+                        print(file.notice, file=sys.stderr)
+                    _download(file, path)
+                    return path
+        _check_known(path, file)
     except OSError as error:
         reason = error.strerror or error
         raise FileError(f"Cannot store {file.name} as {path}: {reason}; mend that or set VITRAIL_CACHE.") from None
@@ -71,11 +73,13 @@ def _download(file: RemoteFile, path: Path) -> None:
             complete = _transfer(file, part, tag)
         except urllib.error.HTTPError as error:
             with error:
-                message = f"{file.url} answers {error.code} {error.reason} instead of {file.name}; {by_hand}."
+                reason = " ".join(str(error.reason).split())
+                message = f"{file.url} answers {error.code} {reason} instead of {file.name}; {by_hand}."
             raise FileError(message) from None
-        except urllib.error.URLError as error:
-            reason = getattr(error.reason, "strerror", None) or error.reason
-            raise FileError(f"Cannot reach {file.url} for {file.name} ({reason}); {by_hand}.") from None
+        except (urllib.error.URLError, http.client.InvalidURL) as error:
+            cause = getattr(error, "reason", error)
+            said = getattr(cause, "strerror", None) or cause
+            raise FileError(f"Cannot reach {file.url} for {file.name} ({said}); {by_hand}.") from None
         except (http.client.HTTPException, ConnectionError, TimeoutError):
             complete = False
         if complete:
@@ -105,7 +109,7 @@ def _transfer(file: RemoteFile, part: Path, tag: Path) -> bool:
     request = urllib.request.Request(file.url, headers={"User-Agent": "vitrail"})
     if start:
         request.add_header("Range", f"bytes={start}-")
-        request.add_header("If-Range", tag.read_text(encoding="utf-8"))
+        request.add_header("If-Range", tag.read_text(encoding="ascii", errors="ignore"))
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
@@ -117,16 +121,24 @@ def _transfer(file: RemoteFile, part: Path, tag: Path) -> bool:
             part.unlink()
         return whole
     with response:
-        if response.status != http.client.PARTIAL_CONTENT:
-            start = 0
+        if response.headers.get_content_type() == "text/html":
+            raise FileError(
+                f"{file.url} answers with a web page instead of {file.name}, as networks do that want a login first; "
+                "open one in a browser, and try again."
+            )
+        begin = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("-")[0]
+        if response.status != http.client.PARTIAL_CONTENT or begin != str(start):
             tag.unlink(missing_ok=True)
+            if response.status == http.client.PARTIAL_CONTENT:
+                return False  # of another part than was asked for: from the beginning, then
+            start = 0
         length = response.headers.get("Content-Length")
         total = start + int(length) if length else None
         if version := response.headers.get("ETag") or response.headers.get("Last-Modified"):
             tag.write_text(version, encoding="utf-8")
         with part.open("ab" if start else "wb") as written, _progress() as progress:
             task = progress.add_task(file.name, total=total, completed=start)
-            while chunk := response.read(CHUNK):
+            while chunk := response.read1(CHUNK):
                 written.write(chunk)
                 progress.update(task, advance=len(chunk))
             written.flush()
@@ -148,15 +160,17 @@ def _record(path: Path) -> Path:
 def _check_known(path: Path, file: RemoteFile) -> None:
     """Compares a cached file with what was published, and with what it was when it was first seen."""
     digest, record = file_sha256(path), _record(path)
-    first = record.read_text(encoding="utf-8").strip() if record.exists() else digest
+    first = record.read_text(encoding="utf-8", errors="replace").strip() if record.exists() else digest
     if digest != first or not digest.startswith(file.sha256 or ""):
         expected = first if digest != first else file.sha256
+        another = f", or {record} alone if it was you who put another there" if not file.sha256 else ""
         raise FileError(
             f"{path} has SHA-256 {digest} instead of {expected}: it is damaged or another file; "
-            f"delete it{f' and {record}' if record.exists() else ''} to download {file.name} anew."
+            f"delete it{f' and {record}' if record.exists() else ''} to download {file.name} anew{another}."
         )
     if not record.exists():
-        write_text(record, f"{digest}\n")
+        with contextlib.suppress(FileError):  # a cache that is not ours to write to
+            write_text(record, f"{digest}\n")
 
 
 def file_sha256(path: Path) -> str:

@@ -4,7 +4,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vitrail.errors import VitrailError
+from vitrail.errors import FileError, VitrailError
 from vitrail.files import atomic_path, check_writable
 
 if TYPE_CHECKING:
@@ -54,4 +54,8 @@ def save_figure(figure: "Figure", path: str | Path) -> None:
     _check_format(path)
     with atomic_path(path) as temporary, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # a box stands for it
-        figure.savefig(temporary, dpi=120)
+        try:
+            figure.savefig(temporary, dpi=120)
+        except (ValueError, RuntimeError) as error:  # a format that holds no such size, or wants a program
+            reason = str(error).splitlines()[0].rstrip(".")
+            raise FileError(f"Cannot draw {path} ({reason}); use a name that ends in .png.") from None

@@ -32,9 +32,7 @@ def read_tensors(path: str | Path, mapped: bool = False) -> tuple[dict[str, Tens
     """
     path = Path(path)
     if not path.is_file():
-        raise FileError(
-            f"There is no file {path}; check the path, or name published weights (`vitrail models --weights`)."
-        )
+        raise missing_file(path)
     try:
         with path.open("rb") as file:
             looks_safe = path.suffix == ".safetensors" or file.read(9)[8:] == b"{"
@@ -45,17 +43,30 @@ def read_tensors(path: str | Path, mapped: bool = False) -> tuple[dict[str, Tens
         if zipped and (tensors := _read_script(path)) is not None:
             return tensors, {}
         known: list[Any] = [argparse.Namespace]  # training arguments beside the weights
-        if zipped:
-            needed = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-            known += [(_Module, name) for name in needed if name.startswith(_MODULES)]
         with torch.serialization.safe_globals(known):
+            needed = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipped else []
+        if refused := [name for name in needed if not name.startswith(_MODULES)]:
+            raise FileError(
+                f"{path} needs {', '.join(sorted(refused)[:3])} to be read, which could run any program; "
+                "save its tensors alone, as torch.save(model.state_dict(), file)."
+            )
+        with torch.serialization.safe_globals(known + [(_Module, name) for name in needed]):
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and zipped)
         return dict(_flatten(loaded)), {}
+    except FileError:
+        raise
     except Exception:  # what damaged files raise is of nearly every built-in type
         raise FileError(
             f"{path} is not a readable file of weights (safetensors, or PyTorch with tensors and plain values alone); "
-            "it may be cut short or something else: fetch it again."
+            "it may be cut short or something else: get it anew, and if it lies in Vitrail's cache, delete it first."
         ) from None
+
+
+def missing_file(path: Path) -> FileError:
+    """What is said of a file of weights that is not there."""
+    return FileError(
+        f"There is no file {path}; check the path, or name published weights (`vitrail models --weights`)."
+    )
 
 
 def _flatten(value: Any, name: str = "") -> Iterable[tuple[str, Tensor]]:

@@ -1,6 +1,16 @@
-"""What verbs share: tables."""
+"""What verbs share: lists of files, tables."""
 
-from vitrail.cli.inputs import print_table
+import io
+from pathlib import Path
+
+from vitrail.cli.inputs import places, print_table
+
+
+def test_a_list_may_end_its_lines_as_windows_does(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("odd\r").touch()
+    monkeypatch.setattr("sys.stdin", io.StringIO("a.png\r\nodd\r\n\r\nb c.png\n"))
+    assert list(places(["-"])) == [Path("a.png"), Path("odd\r"), Path("b c.png")]
 
 
 def test_tables_are_aligned(capsys):

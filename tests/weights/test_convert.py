@@ -293,6 +293,28 @@ def test_heads(fill):
     assert load_backbone(SMALL.build(0), backbone).left_aside == ("head.bias", "head.weight")
     with pytest.raises(FileError, match='has no head; load it with head="skip"'):
         load_backbone(SMALL.build(3), find_backbone(small_timm(0).state_dict()))
+    half = {key: tensor for key, tensor in fill(small_timm(3)).state_dict().items() if key != "head.bias"}
+    with pytest.raises(FileError, match=r"is for another model: it lacks head.bias\.$"):
+        load_backbone(SMALL.build(3), find_backbone(half))
+
+
+def test_batches_need_not_be_counted(fill):
+    """As in files of before PyTorch 0.4.1."""
+    expected = fill(SMALL.build(7))
+    state = {key: tensor for key, tensor in expected.state_dict().items() if not key.endswith("num_batches_tracked")}
+    assert len(state) < len(expected.state_dict())
+    model = SMALL.build(7).eval()
+    load_backbone(model, find_backbone(state))
+    images = torch.randn(1, 3, 32, 32)
+    assert torch.equal(model(images), expected.eval()(images))
+
+
+@pytest.mark.parametrize("change", [torch.Tensor.to_sparse, lambda x: x.to(torch.complex64), lambda x: x.to("meta")])
+def test_weights_that_are_no_plain_numbers_are_refused(fill, change):
+    state = fill(SMALL.build(7)).state_dict()
+    state["head.weight"] = change(state["head.weight"])
+    with pytest.raises(FileError, match=r"holds head.weight in a form that is not plain numbers; save it"):
+        load_backbone(SMALL.build(7), find_backbone(state))
 
 
 def test_nothing_may_be_left_over(fill):

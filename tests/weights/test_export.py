@@ -84,6 +84,13 @@ def test_what_cannot_be_exported_says_so(tmp_path, monkeypatch):
     with pytest.raises(VitrailError, match="A Linear cannot be exported"):
         export(classifier(torch.nn.Linear(1, 1)), tmp_path / "model.onnx")
     fixed = ViTConfig(width=32, heads=2, depth=1, image_size=64, attention="linformer").build(3)
-    with pytest.raises(VitrailError, match="Linformer"):
-        export(classifier(fixed), tmp_path / "model.pt2")
+    for name in ("model.pt2", "model.onnx"):
+        with pytest.raises(VitrailError, match=r"^Linformer takes one size alone, .*; export it as .safetensors\.$"):
+            export(classifier(fixed), tmp_path / name)
+    axial = ViTConfig(width=32, heads=2, depth=1, image_size=64, attention="axial").build(3)
+    with pytest.raises(VitrailError, match=r"model.onnx \(\w+Error: [\x20-\x7e]+\); any network can be exported as"):
+        export(classifier(axial), tmp_path / "model.onnx")
+    reduced = ViTConfig(32, 1, 2, 8, 64, attention="spatial_reduction_convolutional").build(3)
+    with pytest.raises(VitrailError, match=r"cannot be written to .*model.pt2 \(AssertionError: Guard failed"):
+        export(classifier(reduced), tmp_path / "model.pt2")
     assert list(tmp_path.iterdir()) == []

@@ -48,6 +48,9 @@ def test_a_file_of_weights_alone_does_not_say_what_it_is(tmp_path, fill):
     message = r"six.pth does not say which model and which classes it is for; use create_model"
     with pytest.raises(FileError, match=message):
         load_classifier(tmp_path / "six.pth")
+    for missing in ("seven.pth", "runs/seven"):
+        with pytest.raises(FileError, match=rf"^There is no file {missing}; check the path, or name published weights"):
+            load_classifier(missing)
 
 
 @pytest.mark.parametrize("config", [TINY, ViTConfig(width=32, heads=2, depth=1, image_size=64), ResNetConfig(18)])

@@ -56,13 +56,18 @@ def places(inputs: Sequence[str]) -> Iterator[Path]:
     """
     for name in inputs:
         if name == "-":
-            yield from (Path(line.rstrip("\n")) for line in sys.stdin if line.strip())
+            yield from (_listed(line.rstrip("\n")) for line in sys.stdin if line.strip())
         elif Path(name).exists():
             yield Path(name)
         elif matches := sorted(glob.glob(name, recursive=True)):  # noqa: PTH207, Path.glob refuses absolute patterns
             yield from map(Path, matches)
         else:
             raise FileError(f"There is no file {name}; name files, folders, quoted patterns, or - for a list on stdin.")
+
+
+def _listed(line: str) -> Path:
+    """The file in a line of a list, which may end as Windows ends lines."""
+    return Path(line if Path(line).exists() else line.rstrip("\r"))
 
 
 def image_files(inputs: Sequence[str]) -> list[Path]:

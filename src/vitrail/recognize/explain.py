@@ -18,6 +18,9 @@ from vitrail.recognize.classify import Classifier
 
 Kind = Literal["class-attention", "norms"]
 
+MOST = 50
+"""Pictures in a drawing: some formats end at 56 columns."""
+
 
 @torch.inference_mode()
 def class_attention(model: XCiT, images: Tensor, block: int = -1) -> Tensor:
@@ -97,12 +100,14 @@ def explain(
         layer: which class attention block, or which layer's queries and keys.
 
     Raises:
-        VitrailError: the model is no XCiT, has no such layer, or a picture cannot be read.
+        VitrailError: the model is no XCiT, has no such layer, a picture cannot be read, or there are too many.
     """
     model, transform = classifier.model, classifier.transform
     if not isinstance(model, XCiT):
         raise VitrailError("Only an XCiT's attention can be drawn, and this model is none.")
     check_figure(output)
+    if len(paths) > MOST:
+        raise VitrailError(f"One drawing holds {MOST} pictures, and there are {len(paths)}; draw fewer, or several.")
     prepare = transform.build()
     device = next(model.parameters()).device
     columns = []

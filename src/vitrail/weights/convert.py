@@ -151,9 +151,11 @@ def load_backbone(
     unused = {key for key in backbone.state if _without_use(key, wanted, head)}
     state = {key: tensor for key, tensor in backbone.state.items() if key not in unused}
     fresh = {key for key in wanted if _is_head(key)} if head == "skip" else set()
-    missing = [key for key in wanted if key not in state and key not in fresh]
+    # Files of before PyTorch 0.4.1 do not count the batches, and nothing that we do asks for their number.
+    uncounted = {key for key in wanted if key.endswith(".num_batches_tracked")}
+    missing = [key for key in wanted if key not in state and key not in fresh | uncounted]
     unexpected = [backbone.origin[key] for key in state if key not in wanted]
-    if missing and all(map(_is_head, missing)) and not unexpected:
+    if {"head.weight", "head.bias"} <= {*missing} and all(map(_is_head, missing)) and not unexpected:
         raise FileError(f'{where} has no head; load it with head="skip", or into a model with num_classes=0.')
     if missing or unexpected:
         lacks = f"it lacks {_some(missing)}" if missing else ""
@@ -162,6 +164,8 @@ def load_backbone(
     if isinstance(positions := getattr(model, "positions", None), LearnedPositions):
         state["positions.table"] = _fit_positions(state["positions.table"], positions)
     for key, tensor in state.items():
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta or tensor.is_complex():
+            raise FileError(f"{where} holds {key} in a form that is not plain numbers; save it dense and as floats.")
         if tensor.shape != wanted[key].shape:
             raise FileError(_shapes_differ(where, key, tensor, wanted[key]))
     model.load_state_dict(wanted | state)

@@ -36,7 +36,9 @@ def export(network: "Classifier | Network", path: str | Path) -> None:
     - `.onnx`: for onnxruntime and others; input `images`, output `logits` or, without classes, `features`.
 
     Programs take pictures of any number, height and width above one patch, [B, 3, H, W] float32, normalised by the
-    transform in the metadata. Before the file appears, it is run at two other sizes and compared with the model.
+    transform in the metadata. Before the file appears, it is run at three other sizes and compared with the model.
+    Linformer takes one size alone, and PyTorch's exporters do not know all sizes of ResNets (.pt2) and of some
+    efficient attentions: then nothing is written.
 
     Raises:
         VitrailError: an unknown suffix, a missing package, a model that cannot be exported or is not the same after.
@@ -66,7 +68,7 @@ def export(network: "Classifier | Network", path: str | Path) -> None:
             raise
         except Exception as error:  # whatever the exporters raise where they do not know an operation or a size
             raise VitrailError(
-                f"This network cannot be written to {path} ({type(error).__name__}: {str(error).splitlines()[0]}); "
+                f"This network cannot be written to {path} ({_first_cause(error)}); "
                 "any network can be exported as .safetensors."
             ) from error
 
@@ -105,6 +107,8 @@ def _write_onnx(model: nn.Module, metadata: dict[str, str], path: Path) -> None:
 
 def _trace(model: nn.Module) -> torch.export.ExportedProgram:
     """The model as a graph in which batch, height and width are unknown."""
+    if isinstance(model, ViT) and model.config.attention == "linformer":
+        raise VitrailError("Linformer takes one size alone, and programs take any; export it as .safetensors.")
     patch_size = cast("int", model.patch_size)
     example = torch.zeros(2, 3, 3 * patch_size, 4 * patch_size)
     dynamic = torch.export.Dim.DYNAMIC
@@ -117,15 +121,23 @@ def _compare(model: nn.Module, exported: Callable[[Tensor], Tensor], path: Path)
     patch_size = cast("int", model.patch_size)
     own = getattr(model.config, "image_size", 4 * patch_size)
     generator = torch.Generator().manual_seed(0)
-    for shape in ((1, 3, own, own), (3, 3, 5 * patch_size - 1, 3 * patch_size + 1)):
-        images = torch.randn(shape, generator=generator)
+    others = ((3, 5 * patch_size - 1, 3 * patch_size + 1), (2, patch_size + 1, 7 * patch_size - 1))
+    for batch, height, width in ((1, own, own), *others):
+        images = torch.randn(batch, 3, height, width, generator=generator)
         expected = model(images)
         error = (exported(images) - expected).abs().max() / expected.abs().max()
         if not error <= TOLERANCE:
             raise VitrailError(
-                f"The exported model differs from this one by {error:.1e} of the largest output at {shape[2]} x "
-                f"{shape[3]} pixels, so {path.suffix} was not written; export as .safetensors."
+                f"The exported model differs from this one by {error:.1e} of the largest output at {height} x "
+                f"{width} pixels, so {path.suffix} was not written; export as .safetensors."
             )
+
+
+def _first_cause(error: BaseException) -> str:
+    """Its kind and first line; exporters wrap it in pages of advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 @contextmanager

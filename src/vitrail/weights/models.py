@@ -3,7 +3,7 @@
 import dataclasses
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from torch import nn
 
@@ -38,13 +38,15 @@ def create_model(
     Raises:
         VitrailError: an unknown name or field, or weights that do not fit.
     """
-    model_name, _, tag = name.partition(".")
+    model_name, dot, _ = name.partition(".")
     if model_name not in MODELS:
         family = ", ".join(list_models(f"{model_name.split('_')[0]}_*")[:3]) or ", ".join(list(MODELS)[:3])
         raise VitrailError(f"There is no model {model_name!r}; `vitrail models` lists them all, such as {family}.")
-    if tag and weights:
+    if head not in get_args(Head):
+        raise VitrailError(f"head is {head!r}; it must be one of {', '.join(get_args(Head))}.")
+    if dot and weights:
         raise VitrailError(f"{name!r} names weights, and {str(weights)!r} names others; give one of them.")
-    if tag:
+    if dot:
         weights = name
     elif isinstance(weights, str) and f"{name}.{weights}" in PUBLISHED:
         weights = f"{name}.{weights}"
@@ -86,12 +88,14 @@ def _read(weights: str | Path) -> BackboneWeights:
         from vitrail.engine.checkpoint import load
 
         path = load(path).path
-    elif not path.exists() and not (path.suffix in (".pth", ".pt", ".safetensors") or len(path.parts) > 1):
+    elif not path.exists():
         path = fetch(find_weights(str(weights)).file)
     return find_backbone(read_tensors(path)[0], str(weights))
 
 
 def _build(name: str, published: dict[str, Any], num_classes: int, config: dict[str, Any]) -> XCiT | ViT | ResNet:
+    if not isinstance(num_classes, int) or num_classes < 0:
+        raise VitrailError(f"num_classes is {num_classes}; it must be a whole number, 0 for features.")
     default = MODELS[name]
     fields = [field.name for field in dataclasses.fields(default)]
     if unknown := [field for field in config if field not in fields]:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitrail.download import RemoteFile
@@ -245,10 +246,15 @@ def find_weights(name: str) -> PublishedWeights:
     """The published weights called `name`.
 
     Raises:
-        VitrailError: nothing is published under this name.
+        VitrailError: nothing is published under this name, which may be a file's that isn't there.
     """
     if name in PUBLISHED:
         return PUBLISHED[name]
+    path = Path(name)
+    if path.suffix in (".pth", ".pt", ".safetensors") or len(path.parts) > 1:
+        from vitrail.tensors import missing_file
+
+        raise missing_file(path)
     tags = [weights.tag for weights in PUBLISHED.values() if weights.model == name.partition(".")[0]]
     known = f"for this model there are {', '.join(tags)}" if tags else "`vitrail models --weights` lists what there is"
     raise VitrailError(f"No published weights are called {name!r}; {known}.")
