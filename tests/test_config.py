@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from vitrail.backbones.resnet import ResNetConfig
 from vitrail.backbones.vit import ViTConfig
 from vitrail.backbones.xcit import XCiTConfig
 from vitrail.config import from_json, to_json
@@ -84,7 +85,15 @@ def test_missing_fields_are_named():
         (EvalTransform, {"crop_ratio": 2.0}, "at most 1"),
         (Mixing, {"mixup": -1.0}, "at least 0"),
         (XCiTConfig, {"heads": 0}, "at least 1"),
-        (XCiTConfig, {"heads": "many"}, "a finite number"),
+        (XCiTConfig, {"heads": "many"}, "a whole number"),
+        (XCiTConfig, {"depth": 1.5}, "a whole number"),
+        (XCiTConfig, {"drop_path": "much"}, "a finite number"),
+        (XCiTConfig, {"patch_projection": "conv"}, "one of convolutional, linear"),
+        (ViTConfig, {"attention": "softmx"}, "one of softmax, spatial_reduction_average, .*, axial"),
+        (ResNetConfig, {"depth": 34}, "one of 18, 50, 101"),
+        (OptimizerConfig, {"schedule": "step"}, "one of cosine, linear, constant"),
+        (Loop, {"mode": "most"}, "one of max, min"),
+        (LoaderConfig, {"on_corrupt": "go"}, "one of stop, skip"),
         (XCiTConfig, {"depth": -1}, "at least 1"),
         (XCiTConfig, {"drop_path": 1.0}, "at least 0 and below 1"),
         (ViTConfig, {"image_size": 0}, "at least 1"),

@@ -11,7 +11,7 @@ import types
 import typing
 from operator import ge, gt, le, lt
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vitrail.errors import VitrailError
 
@@ -31,17 +31,38 @@ def check_range(
     A tuple is checked number by number; None stands for itself.
 
     Raises:
-        VitrailError: a field holds a number that is not finite or out of the range, or no number.
+        VitrailError: a field holds a number that is not finite or out of the range, or no number, or none that is
+            whole where it is declared so.
     """
+    hints = typing.get_type_hints(type(config))
     limits = (("at least", ge, least), ("above", gt, above), ("below", lt, below), ("at most", le, most))
     given = [(words, holds, limit) for words, holds, limit in limits if limit is not None]
     for name in names:
         value = getattr(config, name)
+        whole = not _takes_float(hints[name])
         for number in value if isinstance(value, tuple) else (value,):
-            finite = isinstance(number, int | float) and math.isfinite(number)
+            finite = isinstance(number, int if whole else int | float) and math.isfinite(number)
             if number is not None and not (finite and all(holds(number, limit) for _, holds, limit in given)):
-                wanted = " and ".join(f"{words} {limit:g}" for words, _, limit in given if finite) or "a finite number"
+                wanted = " and ".join(f"{words} {limit:g}" for words, _, limit in given if finite)
+                wanted = wanted or ("a whole number" if whole else "a finite number")
                 raise VitrailError(f"{type(config).__name__}.{name} is {number}; it must be {wanted}.")
+
+
+def _takes_float(hint: Any) -> bool:
+    return hint is float or any(map(_takes_float, typing.get_args(hint)))
+
+
+def check_choices(config: Any) -> None:
+    """Checks the fields that are declared to hold one of some words, from the `__post_init__` of a configuration.
+
+    Raises:
+        VitrailError: a field holds another.
+    """
+    for name, hint in typing.get_type_hints(type(config)).items():
+        choices, value = typing.get_args(hint), getattr(config, name)
+        if typing.get_origin(hint) is Literal and value not in choices:
+            wanted = ", ".join(map(str, choices))
+            raise VitrailError(f"{type(config).__name__}.{name} is {value}; it must be one of {wanted}.")
 
 
 def to_json(value: Any) -> Json:

@@ -224,6 +224,17 @@ def test_answers_what_the_plain_model_answers() -> None:
     assert fast.head.weight.shape == (7, 32)
     with pytest.raises(VitrailError, match="layers 0 to 2, but 3"):
         fast.forward_features(torch.randn(1, 3, 16, 16), [3])
+    assert fast.optimize_for_inference() is fast
+    assert fast(torch.empty(0, 3, 64, 64)).shape == (0, 7)
+
+
+@pytest.mark.parametrize("size", [40, 64])
+def test_under_autocast(size: int) -> None:
+    """With as many tokens as channels and fewer, and with more, for which there are weights per image."""
+    model = randomized(TINY, num_classes=7).eval()
+    images = torch.randn(2, 3, size, size)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.allclose(model.optimize_for_inference()(images), model(images), atol=0.1)
 
 
 def test_saved_copied_and_moved_like_any_model() -> None:

@@ -34,6 +34,14 @@ def test_create_model_without_weights():
         create_model("xcit_huge")
     with pytest.raises(VitrailError, match="xcit_nano_12_p16 has no setting size; it has width, depth, heads, "):
         create_model("xcit_nano_12_p16", size=3)
+    with pytest.raises(VitrailError, match=r"head is 'bogus'; it must be one of load, skip, auto\.$"):
+        create_model("xcit_nano_12_p16", head="bogus")
+    with pytest.raises(VitrailError, match="num_classes is -1; it must be a whole number, 0 for features"):
+        create_model("xcit_nano_12_p16", num_classes=-1)
+    with pytest.raises(
+        VitrailError, match=r"No published weights are called 'xcit_nano_12_p16\.'; for this model there are"
+    ):
+        create_model("xcit_nano_12_p16.")
 
 
 def test_published_weights_by_every_spelling(cache, fill):

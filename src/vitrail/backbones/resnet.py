@@ -7,6 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from vitrail.backbones.features import Features, check_layers
+from vitrail.config import check_choices
 
 _STAGES = ("layer1", "layer2", "layer3", "layer4")
 
@@ -17,6 +18,9 @@ class ResNetConfig:
 
     depth: Literal[18, 50, 101] = 50
     """Layers with weights: those that Tables 3.1, 3.9 and 3.10 compare with."""
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
     def build(self, num_classes: int = 0) -> "ResNet":
         """The network with fresh weights; without classes its output is the mean of the last map."""

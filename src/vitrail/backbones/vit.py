@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.backbones.features import Features, check_heads, check_layers
-from vitrail.config import check_range
+from vitrail.config import check_choices, check_range
 from vitrail.errors import VitrailError
 from vitrail.layers.attention import SelfAttention
 from vitrail.layers.blocks import NORM_EPSILON, TransformerBlock
@@ -58,6 +58,7 @@ class ViTConfig:
     """How that rate comes about: linearly from 0 in the first block, or the same in every block."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check_range(self, "width", "depth", "heads", "patch_size", "image_size", "reduction", least=1)
         check_range(self, "layer_scale", least=0)
         check_range(self, "drop_path", least=0, below=1)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.backbones.features import Features, check_heads, check_layers
-from vitrail.config import check_range
+from vitrail.config import check_choices, check_range
 from vitrail.layers.blocks import NORM_EPSILON, ClassAttentionBlock, XCiTBlock
 from vitrail.layers.patches import ConvolutionalPatches, LinearPatches
 from vitrail.layers.positions import SinusoidalPositions
@@ -49,6 +49,7 @@ class XCiTConfig:
     """Learn the temperature of XCA (Table 3.8, without learned temperature)."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check_range(self, "width", "depth", "heads", "patch_size", least=1)
         check_range(self, "class_depth", "layer_scale", least=0)
         check_range(self, "drop_path", least=0, below=1)

@@ -88,6 +88,10 @@ class InferenceXCiT(nn.Module):
                 outputs[number] = tokens.clone()
         return Features(tokens, self.gather(tokens), grid, tuple(outputs[number] for number in layers))
 
+    def optimize_for_inference(self) -> "InferenceXCiT":
+        """Itself, as it is."""
+        return self
+
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> logits [B, num_classes]."""

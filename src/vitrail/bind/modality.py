@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.bind.spans import Span
-from vitrail.config import check_range
+from vitrail.config import check_choices, check_range
 from vitrail.errors import VitrailError
 
 
@@ -54,6 +54,7 @@ class Modality:
     """Whether tau is learned, on a logarithmic scale, rather than fixed; 1 / tau stays at 100 or below."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check_range(self, "width", "depth", "heads", "head_width", least=1)
         check_range(self, "drop_path", "dropout", least=0, below=1)
         check_range(self, "norm_epsilon", above=0)

@@ -42,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="?",
         choices=("compress", "recognize"),
         default="compress",
-        help="compress photos to few bytes (the default), or train, evaluate and explain a small XCiT in three minutes",
+        help="compress photos to few bytes (the default), or train, evaluate and explain a small XCiT in two minutes",
     )
     demo.add_argument("-o", "--output", metavar="FOLDER", help="where the report goes (default: demo/SYSTEM)")
     demo.set_defaults(run=_demo)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 from torchvision.transforms import InterpolationMode, v2
 
-from vitrail.config import check_range
+from vitrail.config import check_choices, check_range
 from vitrail.errors import VitrailError
 
 LARGEST = 2**14
@@ -99,6 +99,7 @@ class EvalTransform:
     """Divides red, green and blue after the mean is subtracted."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check_range(self, "size", least=1)
         check_range(self, "crop_ratio", "std", above=0)
         check_range(self, "crop_ratio", most=1)

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, default_collate
 
-from vitrail.config import check_range
+from vitrail.config import check_choices, check_range
 from vitrail.data.corrupt import CorruptSample
 from vitrail.errors import VitrailError
 
@@ -52,6 +52,7 @@ class LoaderConfig:
     """What to do with a file that cannot be read: stop, or name it, count it and read another one instead."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check_range(self, "workers", least=0)
         check_range(self, "repeats", least=1)
 

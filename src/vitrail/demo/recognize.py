@@ -59,7 +59,7 @@ def run_demo(output: str | Path) -> int:
         for heading, text, picture in (
             ("Training", "Loss and accuracy on the test photos, step by step.", "curves.png"),
             ("Confusion", "Rows are what the photos show, columns what the model says.", "confusion.png"),
-            ("Resolution", "One model, tested at sizes that it was not trained at.", "resolutions.png"),
+            ("Resolution", "One model, tested at the size that it was trained at, and at others.", "resolutions.png"),
             ("Class attention", "Where each head of the class token looks (the last block).", "attention.png"),
             ("Queries and keys", "Norms of each patch's queries and keys (the last layer).", "norms.png"),
         )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal, Self
 
-from vitrail.config import check_range
+from vitrail.config import check_choices, check_range
 from vitrail.data.loader import Dataset, LoaderConfig
 from vitrail.engine.task import Task
 
@@ -53,6 +53,7 @@ class Loop:
     """Whether the monitored metric is to be large or small."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check_range(self, "epochs", "evaluate_every", above=0)
         check_range(self, "steps", "batch_size", "accumulate", "nodes", least=1)
         check_range(self, "log_every", "checkpoint_every", "keep_every", least=1)

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from vitrail.config import check_range
+from vitrail.config import check_choices, check_range
 from vitrail.errors import VitrailError
 
 
@@ -55,6 +55,7 @@ class OptimizerConfig:
     """Largest L2 norm of the gradient of all parameters together; longer ones are scaled down to it."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check_range(self, "lr", "weight_decay", "weight_decay_end", "warmup_epochs", "warmup_lr", "min_lr", least=0)
         check_range(self, "lr_batch_size", least=1)
         check_range(self, "betas", "momentum", least=0, below=1)

@@ -22,8 +22,10 @@ _HAS_ONEDNN = torch.backends.mkldnn.is_available() and all(
 
 
 def fused(x: Tensor) -> bool:
-    """Whether oneDNN's fused operators take this tensor."""
-    return _HAS_ONEDNN and x.device.type == "cpu" and x.dtype == torch.float32 and not torch.compiler.is_compiling()
+    """Whether oneDNN's fused operators take this tensor; under autocast other tensors may have another type."""
+    float32 = x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    eager = not torch.compiler.is_compiling()
+    return _HAS_ONEDNN and x.device.type == "cpu" and float32 and eager and x.numel() > 0
 
 
 def _fused_product(x: Tensor) -> bool:

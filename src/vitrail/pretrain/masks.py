@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from vitrail.config import check_range
+from vitrail.config import check_choices, check_range
 from vitrail.data.loader import Dataset
 from vitrail.errors import VitrailError
 
@@ -30,6 +30,7 @@ class Masks:
     """Patches of the largest block."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check_range(self, "ratio", above=0, below=1)
         check_range(self, "least", "most", least=1)
         if self.least > self.most:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.config import check_range
+from vitrail.config import check_choices, check_range
 from vitrail.data.loader import Dataset, LoaderConfig, evaluation_batches
 from vitrail.errors import FileError, VitrailError
 from vitrail.metrics.neighbours import load_faiss
@@ -42,6 +42,7 @@ class TokenizerConfig:
     [B, h, w] below `words`. `vitrail pretrain tokenizer` writes one from a codec."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check_range(self, "words", least=2)
         check_range(self, "samples", "iterations", least=1)
         check_range(self, "seed", least=0)

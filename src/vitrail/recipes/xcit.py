@@ -115,9 +115,9 @@ def xcit_folder(model: str = "xcit_tiny_12_p8") -> Classification:
 
 
 def xcit_demo() -> Classification:
-    """A small XCiT on the bundled photos of ten kinds of groceries: what `vitrail demo` trains.
+    """A small XCiT on the bundled photos of ten kinds of groceries: what `vitrail demo recognize` trains.
 
-    Command: vitrail demo
+    Command: vitrail demo recognize
     Cost and score: see the README.
     """
     photos = Path(__file__).parents[1] / "demo" / "photos"

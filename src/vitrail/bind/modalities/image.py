@@ -83,7 +83,6 @@ class Image(Modality):
         super().__post_init__()
         check_range(self, "patch_size", least=1)
         check_range(self, "size", least=self.patch_size)
-        check_range(self, "crops", least=1, most=3)
         if self.clips != "cover":
             check_range(self, "clips", least=1)
         check_range(self, "scale", above=0, most=1)

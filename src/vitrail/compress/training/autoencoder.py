@@ -12,6 +12,7 @@ from vitrail.compress.prior import Prior, PriorConfig, draw_stage, draw_uniform,
 from vitrail.compress.stages import quincunx
 from vitrail.compress.training.crops import Crops
 from vitrail.compress.training.losses import Distortion, distortion
+from vitrail.config import check_choices
 from vitrail.data.datasets import ImageData
 from vitrail.data.loader import Dataset
 from vitrail.data.samples import UnlabelledImage
@@ -34,6 +35,7 @@ class Masking:
     """Of the quincunx partition, in training and for the rates that an evaluation estimates."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if self.stages < 2:
             raise VitrailError(f"A partition in {self.stages} stages leaves nothing to predict; it needs 2 or more.")
 
