@@ -1,6 +1,7 @@
 import errno
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -63,16 +64,38 @@ def test_whether_a_file_can_be_written_is_known_before(tmp_path):
 
 
 def test_what_killed_processes_left_is_deleted_and_nothing_else(tmp_path):
-    kept = {".DS_Store", ".hidden.safetensors", "last.safetensors", ".lock", ".last.folders.txt", "a.abcdefgh.txt"}
+    kept = {".DS_Store", ".env.template", "last.safetensors", ".lock", ".config.template.json", "a.abcdefgh.txt"}
     for name in kept:
         (tmp_path / name).touch()
-    (tmp_path / ".last.folder_8.txt").mkdir()
     for name in ("last.safetensors", "step_00000010.safetensors", "no suffix"):
         with pytest.raises(KeyboardInterrupt), atomic_path(tmp_path / name) as temporary:
             os.link(temporary, tmp_path / "left")
             raise KeyboardInterrupt
         (tmp_path / "left").rename(temporary)
-    assert len(list(tmp_path.iterdir())) == len(kept) + 4
+    assert len(list(tmp_path.iterdir())) == len(kept) + 3
     remove_unfinished(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == kept | {".last.folder_8.txt"}
+    assert {path.name for path in tmp_path.iterdir()} == kept
     remove_unfinished(tmp_path / "nowhere")
+
+
+def test_what_a_link_leads_to_is_written(tmp_path):
+    (tmp_path / "real.txt").write_text("old")
+    for link, target in (("link.txt", "real.txt"), ("dangling.txt", "new.txt")):
+        (tmp_path / link).symlink_to(target)
+        write_text(tmp_path / link, "new")
+        assert (tmp_path / link).is_symlink() and (tmp_path / target).read_text() == "new"
+
+
+@pytest.mark.parametrize("write", [check_writable, lambda path: write_text(path, "text")])
+def test_devices_and_pipes_are_no_files(tmp_path, write):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/null")
+    for name in ("pipe", "link"):
+        with pytest.raises(FileError, match=r"^Cannot write .*: it is a device or a pipe; give the name of a file\.$"):
+            write(tmp_path / name)
+    assert (tmp_path / "pipe").is_fifo() and Path("/dev/null").is_char_device()
+
+
+def test_names_of_the_greatest_length(tmp_path):
+    write_text(tmp_path / ("a" * 251 + ".txt"), "text")
+    assert len(list(tmp_path.iterdir())) == 1

@@ -1,13 +1,15 @@
 """Files appear whole or not at all."""
 
 import os
-import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from vitrail.errors import FileError
+
+_UNFINISHED = ".vitrail-unfinished."
+"""How the names of temporary files begin; nobody else's do."""
 
 
 def cache_folder() -> Path:
@@ -23,16 +25,17 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     The temporary name keeps the suffix of `path`, since many writers choose their format by it. Folders above
     `path` are made. The bytes reach the disk before the rename, so that not even a power cut leaves half a file
-    under the final name.
+    under the final name. Of a link, what it leads to is written.
 
     Raises:
-        FileError: the folder cannot be made or written to, the disk is full, or `path` is a folder.
+        FileError: the folder cannot be made or written to, the disk is full, or `path` is a folder, a device or a
+            pipe.
     """
-    path = Path(path)
-    _refuse_folder(path)
+    path = _behind_link(Path(path))
+    _refuse_what_is_no_file(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=_UNFINISHED, suffix=path.suffix, dir=path.parent)
     except OSError as error:
         raise _cannot_write(path, error) from None
     os.close(handle)
@@ -55,10 +58,10 @@ def check_writable(path: str | Path) -> None:
     """Tells whether a file can be written to `path`, before anything is computed for it; leaves nothing behind.
 
     Raises:
-        FileError: its folder cannot be made or written to, or `path` is a folder.
+        FileError: its folder cannot be made or written to, or `path` is a folder, a device or a pipe.
     """
-    path = Path(path)
-    _refuse_folder(path)
+    path = _behind_link(Path(path))
+    _refuse_what_is_no_file(path)
     try:
         folder = next(place for place in path.absolute().parents if place.exists())
         with tempfile.TemporaryFile(dir=folder):
@@ -75,17 +78,21 @@ def remove_unfinished(folder: str | Path) -> None:
     Raises:
         FileError: one of them cannot be deleted.
     """
-    for path in Path(folder).glob(".*"):
-        if re.fullmatch(r"\..+\.[a-z0-9_]{8}(\.[^.]*)?", path.name) and path.is_file():  # as mkstemp names them
-            try:
-                path.unlink()
-            except OSError as error:
-                raise _cannot_write(path, error) from None
+    for path in Path(folder).glob(f"{_UNFINISHED}*"):
+        try:
+            path.unlink()
+        except OSError as error:
+            raise _cannot_write(path, error) from None
 
 
-def _refuse_folder(path: Path) -> None:
-    if path.is_dir():
-        raise FileError(f"Cannot write {path}: it is a folder; give the name of a file.")
+def _behind_link(path: Path) -> Path:
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+def _refuse_what_is_no_file(path: Path) -> None:
+    if path.exists() and not path.is_file():
+        what = "a folder" if path.is_dir() else "a device or a pipe"
+        raise FileError(f"Cannot write {path}: it is {what}; give the name of a file.")
 
 
 def _cannot_write(path: Path, error: OSError) -> FileError:
