@@ -113,8 +113,19 @@ def test_repeats():
     settings = {"batch_size": 10, "steps": 2, "seed": 1}
     numbers, noise = gather(training_batches(Numbers(10), **settings, loader=LoaderConfig(workers=0, repeats=3)))
     first, second = (np.random.default_rng((1, epoch)).permutation(10)[:4] for epoch in range(2))
-    assert numbers == [*np.repeat(first, 3)[:10], *np.repeat(second, 3)[:10]]
+    apart = [0, 3, 6, 9, 1, 4, 7, 2, 5, 8]
+    assert numbers == [*np.repeat(first, 3)[apart], *np.repeat(second, 3)[apart]]
     assert len(noise.unique()) == noise.numel()  # repeated, but augmented anew
+
+
+@pytest.mark.parametrize(("processes", "accumulate"), [(1, 1), (2, 1), (2, 2), (8, 1)])
+def test_repeats_are_no_neighbours(processes, accumulate):
+    """Which mixup blends, the first with the last."""
+    settings = {"batch_size": 96, "steps": 3, "accumulate": accumulate, "world_size": processes}
+    loader = LoaderConfig(workers=0, repeats=3)
+    for rank in range(processes):
+        for batch in training_batches(Numbers(1000), **settings, rank=rank, loader=loader):
+            assert (batch.number != batch.number.roll(1)).all()
 
 
 def test_seeds_differ():

@@ -187,11 +187,13 @@ class _TrainingPlan:
 
     def __iter__(self) -> Iterator[list[Draw]]:
         length = self.batch_size // (self.world_size * self.accumulate)
+        # What is augmented several times lies apart: mixup would blend neighbours that are the same image.
+        dealt = np.argsort(np.arange(self.batch_size) % self.repeats, kind="stable")
         for step in self.steps:
             for micro in range(self.accumulate):
                 part = micro * self.world_size + self.rank
-                first = step * self.batch_size + part * length
-                yield [self._draw(position) for position in range(first, first + length)]
+                places = dealt[part * length : (part + 1) * length].tolist()
+                yield [self._draw(step * self.batch_size + place) for place in places]
 
     def _draw(self, position: int) -> Draw:
         epoch, place = divmod(position, self.size)
