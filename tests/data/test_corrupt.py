@@ -10,8 +10,8 @@ from vitrail.recipes import load_recipe
 def test_the_advice_is_right():
     sentence = str(CorruptSample("a.jpg", "it is empty"))
     assert sentence == (
-        "Cannot read a.jpg: it is empty; mend or remove it, or skip such files: --on-corrupt skip, or in a recipe "
-        'loader.on_corrupt="skip".'
+        "Cannot read a.jpg: it is empty; mend or remove it, or skip such files: --on-corrupt skip, in training "
+        "--loader.on-corrupt skip."
     )
     evaluate = build_parser().parse_args(["evaluate", "model", "--data", "photos", "--on-corrupt", "skip"])
     assert evaluate.on_corrupt == "skip"

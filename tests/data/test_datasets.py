@@ -81,6 +81,7 @@ def test_without_labels_images_at_any_depth_count(tmp_path, write_image, to_arra
         ("a b.png 1 5\nb.png  0 4\n", 1, [(2, 1), (1, 0)], ("0", "1")),
         ("a b.png\nb.png\r\n", 1, [(2,), (1,)], None),
         ("path,label\na b.png,x\n", 1, [(2, 0)], ("x",)),
+        ('"Path","Label"\na b.png,x\n', 1, [(2, 0)], ("x",)),
         ("\npath\n a b.png \n", 1, [(2,)], None),
     ],
 )
@@ -118,6 +119,8 @@ def test_a_list_elsewhere(tmp_path, write_image, to_array):
         ("a.png,1\nb.png\n", "Line 2 of .*list.txt differs from those before"),
         ("a.png,1\nb.png,1\n", "Line 1 of .*list.txt has no column 2"),
         ("", "There is no image in the list"),
+        ("a.png,1\nb.png,\n", "Line 2 of .*list.txt has an empty label; fill it in"),
+        (",1\n", "Line 1 of .*list.txt has an empty path; fill it in"),
     ],
 )
 def test_bad_lists(lines, message, tmp_path, to_array):
@@ -183,7 +186,7 @@ def test_grocery_lists():
     assert all(dataset.classes[dataset.labels[i]] in dataset.paths[i] for i in range(0, 2485, 9))
 
 
-def test_tars_are_recognised(tmp_path, shard, to_array):
+def test_tars_are_recognised(tmp_path, shard, write_image, to_array):
     for name in ("train-10.tar", "train-9.tar", "val.tar"):
         shard(tmp_path / name, {"a": int(name.strip("train-vl.") or 0)})
     assert contents(ImageData(tmp_path / "train-*.tar").open(to_array)) == [(9, 9), (10, 10)]
@@ -191,3 +194,8 @@ def test_tars_are_recognised(tmp_path, shard, to_array):
     dataset = ImageData(tmp_path, labelled=False).open(to_array)
     assert isinstance(dataset, TarImages)
     assert contents(dataset) == [(9,), (10,), (0,)]
+    write_image(tmp_path / "a" / "1.png")
+    with pytest.raises(
+        FileError, match=r"has both folders of images and tars, such as .*tar; move one of both"
+    ):
+        ImageData(tmp_path).open(to_array)

@@ -19,6 +19,16 @@ def test_labels():
     assert encode(["3", "7"], classes=("3", "7")) == ([0, 1], ("3", "7"))  # a name before a number
 
 
+def test_classes_that_run_into_each_other():
+    with pytest.raises(
+        FileError, match=r"In list.txt the label 1 is the name of a class, and 0 can only be"
+    ):
+        encode(["0", "1", "2"], classes=("1", "2", "3"))
+    with pytest.raises(FileError, match=r"Two classes are called b, as images in list.txt are; give each another name"):
+        encode(["a", "b"], classes=("a", "b", "b"))
+    assert encode(["a"], classes=("a", "b", "b"))[0] == [0]
+
+
 @pytest.mark.parametrize("label", ["d", "3"])
 def test_labels_of_no_class(label):
     with pytest.raises(FileError, match=f"The label '{label}' in list.txt is not one of the 3 classes"):

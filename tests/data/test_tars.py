@@ -50,15 +50,18 @@ def test_labels_by_name_and_from_json(tmp_path, raw_shard, to_array):
         ("2.json", json.dumps({"breed": 0, "cls": "cat"}).encode()),
         ("2.PNG", picture(2)),
         ("2.mask.png", picture(9)),
+        ("3.cls", b"cat"),
+        ("3.jpg", picture(3)),
+        ("3.json", json.dumps({"breed": 1, "cls": "dog"}).encode()),
         ("readme.txt", b"no sample"),
     ]
     path = raw_shard(tmp_path / "x.tar", members)
     dataset = TarImages([path], to_array)
-    assert (contents(dataset), dataset.classes) == ([(1, 1), (2, 0)], ("cat", "dog"))
-    assert contents(TarImages([path], to_array, classes=("cat", "cow", "dog"))) == [(1, 2), (2, 0)]
-    assert contents(TarImages([path], to_array, label="breed")) == [(1, 7), (2, 0)]
+    assert (contents(dataset), dataset.classes) == ([(1, 1), (2, 0), (3, 0)], ("cat", "dog"))
+    assert contents(TarImages([path], to_array, classes=("cat", "cow", "dog"))) == [(1, 2), (2, 0), (3, 0)]
+    assert contents(TarImages([path], to_array, label="breed")) == [(1, 7), (2, 0), (3, 1)]
     unlabelled = TarImages([path], to_array, label=None)
-    assert (contents(unlabelled), unlabelled.classes) == ([(1,), (2,)], None)
+    assert (contents(unlabelled), unlabelled.classes) == ([(1,), (2,), (3,)], None)
 
 
 def test_some_without_label(tmp_path, raw_shard, to_array):

@@ -22,8 +22,8 @@ class CorruptSample(FileError):  # noqa: N818 (a sample, of which the error tell
 
     def __str__(self) -> str:
         return (
-            f"Cannot read {self.path}: {self.reason}; mend or remove it, or skip such files: --on-corrupt skip, or in "
-            'a recipe loader.on_corrupt="skip".'
+            f"Cannot read {self.path}: {self.reason}; mend or remove it, or skip such files: --on-corrupt skip, in "
+            "training --loader.on-corrupt skip."
         )
 
 

@@ -123,6 +123,9 @@ class ImageList(ImageFiles):
         def names() -> Iterator[str]:
             nonlocal bare
             for line, row in _rows(file):
+                if not row[0] or (label_column is not None and len(row) > label_column and not row[label_column]):
+                    missing = "label" if row[0] else "path"
+                    raise FileError(f"Line {line} of {file} has an empty {missing}; fill it in, or remove the line.")
                 if label_column is not None and len(row) > label_column:
                     encoder.add(row[label_column])
                 elif label_column is not None and len(row) > 1:
@@ -147,7 +150,7 @@ def _rows(file: Path) -> Iterator[tuple[int, list[str]]]:
             first = next((line for line in lines if line.strip()), "")
             lines.seek(0)
             separator = next((mark for mark in "\t," if mark in first), None)
-            header = first.replace(",", " ").split()[:1] in (["path"], ["file"], ["filename"], ["image"])
+            header = first.replace(",", " ").replace('"', " ").casefold().split()[:1] in _HEADERS
             rows = _split(lines) if separator is None else csv.reader(lines, delimiter=separator, skipinitialspace=True)
             for number, row in enumerate(rows, 1):
                 if any(row) and not header:
@@ -156,6 +159,9 @@ def _rows(file: Path) -> Iterator[tuple[int, list[str]]]:
     except (OSError, csv.Error) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise FileError(f"Cannot read the list {file}: {reason}; give a text file with a path a line.") from None
+
+
+_HEADERS = (["path"], ["file"], ["filename"], ["image"])
 
 
 def _split(lines: Iterator[str]) -> Iterator[list[str]]:
@@ -217,9 +223,8 @@ class ImageData:
         if shards := self._shards():
             label = self.tar_label if self.labelled else None
             return TarImages(shards, transform, label=label, classes=classes, at_least=self.at_least)
-        loose, folders = scan(self.root)
-        inner = (name for folder in folders for name in image_names(self.root / folder, recursive=True))
-        if not self.labelled or next(inner, None) is None:
+        loose = scan(self.root)[0]
+        if not self.labelled or not self._has_class_folders():
             paths = PathIndex.build(image_names(self.root, recursive=not self.labelled))
             return ImageFiles(self.root, paths, transform, at_least=self.at_least)
         if loose:
@@ -228,6 +233,10 @@ class ImageData:
                 "move those into class folders, or read all without labels."
             )
         return ImageFolder(self.root, transform, classes, self.at_least)
+
+    def _has_class_folders(self) -> bool:
+        folders = scan(self.root)[1]
+        return any(True for folder in folders for _ in image_names(self.root / folder, recursive=True))
 
     def _open_list(self, transform: Transform, classes: Sequence[str] | None) -> ImageFiles:
         if self.list is None and is_image(self.root.name):
@@ -246,6 +255,11 @@ class ImageData:
             return (self.root,)
         if self.root.is_dir():
             found = [] if scan(self.root)[0] else [str(path) for path in self.root.glob("*.tar")]
+            if found and self._has_class_folders():
+                raise FileError(
+                    f"{self.root} has both folders of images and tars, such as {Path(found[0]).name}; "
+                    "move one of both elsewhere."
+                )
         elif any(mark in str(self.root) for mark in "{*?["):
             return find_shards(self.root)
         else:

@@ -2,6 +2,7 @@
 
 import csv
 from array import array
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,7 +45,8 @@ class LabelEncoder:
             source: what errors say the labels come from.
 
         Raises:
-            FileError: a label is neither the name nor the number of a class, or too large a number for one.
+            FileError: a label is neither the name nor the number of a class, or too large a number for one; some
+                numbers are names of classes and others are not, or two classes have the name of one.
         """
         if negative := [value for value in self.values if value.startswith("-") and value[1:].isdecimal()]:
             raise FileError(f"There is a label {negative[0]} in {source}; labels count from 0.")
@@ -53,13 +55,23 @@ class LabelEncoder:
             if _as_class(largest) == MOST_CLASSES:
                 raise FileError(
                     f"There is a label {largest:.20} in {source}, and numbers of classes are below {MOST_CLASSES:,}; "
-                    "check which column or member has the labels, or give the file with the names of the classes."
+                    "check which column or member has the labels."
                 )
             classes = [str(number) for number in range(1 + _as_class(largest))]
         elif classes is None:
             classes = sorted(self.values, key=natural_key)
         numbers = {name: number for number, name in enumerate(classes)}
+        names = [value for value in self.values if value in numbers]
+        counts = Counter(classes) if len(numbers) < len(classes) else {}
+        if doubled := [name for name in names if counts.get(name, 1) > 1]:
+            raise FileError(f"Two classes are called {doubled[0]}, as images in {source} are; give each another name.")
         table = np.array([_number(value, numbers, source) for value in self.values], dtype=np.int32)
+        rest = [value for value in self.values if value not in numbers]
+        if rest and (digits := [name for name in names if name.isdecimal()]):
+            raise FileError(
+                f"In {source} the label {digits[0]} is the name of a class, and {rest[0]} can only be the number of "
+                "one; write names or numbers throughout, or give the names of the classes that are meant."
+            )
         return table[np.frombuffer(self.codes, dtype=np.int32)], tuple(classes)
 
 
@@ -75,7 +87,7 @@ def _number(value: str, numbers: dict[str, int], source: str | Path) -> int:
         return _as_class(value)
     raise FileError(
         f"The label {value!r:.80} in {source} is not one of the {len(numbers)} classes, neither by name nor by number; "
-        "correct it, or give the file with the names of the classes."
+        "correct it, or take the names of other classes."
     )
 
 

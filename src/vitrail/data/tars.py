@@ -187,16 +187,16 @@ def _samples(shard: Path, label: str | None) -> Iterator[tuple[Member, str | Non
     """The image and the label, as text, of each sample."""
     with shard.open("rb") as file:
         for _, members in groupby(read_members(shard), key=attrgetter("key")):
-            image, text = None, None
+            image, texts = None, dict[str, str | None]()
             for member in members:
                 if member.suffix in SUFFIXES and image is None:
                     image = member
                 elif label is not None and member.suffix in (label, "json"):
                     file.seek(member.offset)
                     name = f"{shard}/{member.name}"
-                    text = _label(file.read(member.size), member.suffix, label, name) or text
+                    texts[member.suffix] = _label(file.read(member.size), member.suffix, label, name)
             if image is not None:
-                yield image, text
+                yield image, texts.get(label or "") or texts.get("json")
 
 
 def _label(data: bytes, suffix: str, label: str, name: str) -> str | None:
