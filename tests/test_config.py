@@ -65,12 +65,15 @@ def test_missing_fields_are_named():
 @pytest.mark.parametrize(
     ("config", "values", "wanted"),
     [
-        (Loop, {"epochs": 0.0}, "above 0"),
+        (Loop, {"epochs": 0.0}, r"above 0 and at most 1e\+09"),
+        (Loop, {"steps": 10**20}, r"at least 1 and at most 1e\+12"),
+        (Loop, {"batch_size": 10**12}, r"at least 1 and at most 1.67772e\+07"),
+        (Loop, {"evaluate_every": 1e-320}, "at least 1e-06"),
         (Loop, {"evaluate_every": math.nan}, "a finite number"),
         (Loop, {"ema": 1.0}, "at least 0 and below 1"),
         (Loop, {"seed": -1}, "at least 0"),
         (OptimizerConfig, {"lr": math.nan}, "a finite number"),
-        (OptimizerConfig, {"lr": -0.1}, "at least 0"),
+        (OptimizerConfig, {"lr": -0.1}, r"at least 0 and at most 1e\+30"),
         (OptimizerConfig, {"lr_batch_size": 0}, "at least 1"),
         (OptimizerConfig, {"betas": (0.9, 1.0)}, "at least 0 and below 1"),
         (OptimizerConfig, {"layer_decay": 0.0}, "above 0 and at most 1"),

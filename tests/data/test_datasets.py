@@ -110,7 +110,10 @@ def test_a_list_elsewhere(tmp_path, write_image, to_array):
     file = tmp_path / "lists" / "train.csv"
     file.parent.mkdir()
     file.write_text(f"a.png,1\n{tmp_path / 'b.png'},0\n")
-    assert contents(ImageData(tmp_path / "images", list=file).open(to_array)) == [(1, 1), (2, 0)]
+    data = ImageData(tmp_path / "images", list=file)
+    assert contents(data.open(to_array)) == [(1, 1), (2, 0)]
+    (tmp_path / "lists" / "validation.csv").write_text("a.png,0\n")
+    assert contents(data.at(tmp_path / "lists" / "validation.csv").open(to_array)) == [(1, 0)]
 
 
 @pytest.mark.parametrize(
@@ -195,7 +198,5 @@ def test_tars_are_recognised(tmp_path, shard, write_image, to_array):
     assert isinstance(dataset, TarImages)
     assert contents(dataset) == [(9,), (10,), (0,)]
     write_image(tmp_path / "a" / "1.png")
-    with pytest.raises(
-        FileError, match=r"has both folders of images and tars, such as .*tar; move one of both"
-    ):
+    with pytest.raises(FileError, match=r"has both folders of images and tars, such as .*tar; move one of both"):
         ImageData(tmp_path).open(to_array)

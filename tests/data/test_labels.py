@@ -20,9 +20,7 @@ def test_labels():
 
 
 def test_classes_that_run_into_each_other():
-    with pytest.raises(
-        FileError, match=r"In list.txt the label 1 is the name of a class, and 0 can only be"
-    ):
+    with pytest.raises(FileError, match=r"In list.txt the label 1 is the name of a class, and 0 can only be"):
         encode(["0", "1", "2"], classes=("1", "2", "3"))
     with pytest.raises(FileError, match=r"Two classes are called b, as images in list.txt are; give each another name"):
         encode(["a", "b"], classes=("a", "b", "b"))

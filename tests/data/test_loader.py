@@ -212,6 +212,8 @@ def test_bad_settings():
         training_batches(Numbers(0), batch_size=8, steps=1)
     with pytest.raises(VitrailError, match=r"LoaderConfig\.repeats is 0; it must be at least 1"):
         LoaderConfig(repeats=0)
+    with pytest.raises(VitrailError, match=r"^Of 8 images 9 repeats would leave one; choose fewer repeats\.$"):
+        training_batches(Numbers(8), batch_size=4, steps=1, loader=LoaderConfig(workers=0, repeats=9))
     with pytest.raises(VitrailError, match="batch size is 0"):
         evaluation_batches(Numbers(8), batch_size=0)
 

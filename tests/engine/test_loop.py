@@ -14,7 +14,7 @@ from vitrail.engine.checkpoint import load, open_task
 from vitrail.engine.curves import read_curves
 from vitrail.engine.evaluate import evaluate_checkpoint
 from vitrail.engine.experiment import Loop
-from vitrail.engine.loop import fit
+from vitrail.engine.loop import _passes, fit
 from vitrail.engine.optim import OptimizerConfig, learning_rate, set_schedules
 from vitrail.engine.processes import seed_all
 from vitrail.engine.run import Interrupted
@@ -234,6 +234,27 @@ def test_a_folder_with_a_run_is_refused(experiment, tmp_path: Path):
     again = fit(experiment, tmp_path / "run", resume=True)
     assert (again.metrics, again.images_per_second) == (load(again.last).header.metrics, 0)
     assert (tmp_path / "run" / "checkpoints" / "last.safetensors").read_bytes() == before
+
+
+def test_curves_of_something_else_are_not_overwritten(experiment, tmp_path: Path):
+    (tmp_path / "metrics.csv").write_text("mine\n")
+    with pytest.raises(
+        VitrailError, match=r"metrics.csv is of no run, and one would overwrite it; choose another folder"
+    ):
+        fit(experiment, tmp_path)
+    assert (tmp_path / "metrics.csv").read_text() == "mine\n"
+
+
+def test_what_a_run_left_that_was_killed_before_its_first_checkpoint_goes(experiment, tmp_path: Path):
+    fit(replace(experiment, loop=replace(LOOP, monitor="top1", keep_every=2)), tmp_path)
+    (tmp_path / "checkpoints" / "last.safetensors").unlink()
+    fit(replace(experiment, size=24), tmp_path, resume=True)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["last.safetensors"]
+
+
+def test_evaluations_at_fractions_of_an_epoch():
+    """Every 1.4 steps, seven at each fifth: 7 / 1.4 is a little less than 5 in binary fractions."""
+    assert [step for step in range(1, 15) if _passes(step, 0.2 * 7)] == [2, 3, 5, 6, 7, 9, 10, 12, 13, 14]
 
 
 def test_another_configuration_is_refused_by_name(experiment, tmp_path: Path):

@@ -4,11 +4,13 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from vitrail.engine.processes import launch, seed_all
 from vitrail.errors import VitrailError
 
 LOOP = Loop(steps=6, batch_size=8, accelerator="cpu", log_every=2, evaluate_every=1.0, ema=0.9)
+SKIP = LoaderConfig(workers=0, on_corrupt="skip")
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
@@ -68,6 +71,75 @@ def test_the_launcher_and_a_request_to_stop_one_of_its_processes(toy, tmp_path):
     step = load(last).header.step
     assert said.count(f"vitrail: Stopped after step {step} of 100000; go on with --resume in {tmp_path / 'run'}.") == 1
     assert "Warning" not in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"damaged": (3,)}, r"Cannot read point 3: it is damaged; mend or remove it, or skip .*"),
+        ({"validation_damaged": (1,)}, r"Cannot read point 1: .*"),
+        ({"validation_damaged": tuple(range(7)), "loader": SKIP}, r"There is nothing to measure\."),
+        ({"loop": replace(LOOP, batch_size=5, devices=2)}, r"A batch of 5 cannot be shared by 2 processes .*"),
+        ({"loop": replace(LOOP, monitor="beauty", devices=2)}, r"There is no metric beauty to monitor; .*"),
+    ],
+)
+def test_what_one_process_meets_ends_all_with_one_sentence(toy, forked, tmp_path, changes, sentence):
+    experiment = replace(
+        toy.Toy(loop=replace(LOOP, devices=2), loader=LoaderConfig(workers=0), size=11, noise=0.0), **changes
+    )
+    two = forked(lambda rank: fit(experiment, tmp_path / "run"), world_size=2)
+    assert two.wait() == [1, 0], two.log.read_text()
+    assert re.fullmatch(
+        rf"vitrail: {sentence}", *(line for line in two.log.read_text().splitlines() if "vitrail" in line)
+    )
+    assert "Traceback" not in two.log.read_text()
+
+
+def test_a_damaged_file_costs_no_step_and_can_be_skipped_afterwards(toy, forked, tmp_path):
+    """The second of two processes meets it; the checkpoint is of the step before."""
+    experiment = toy.Toy(
+        loop=replace(LOOP, devices=2, batch_size=2, evaluate_every=100.0), loader=LoaderConfig(workers=0), size=24
+    )
+    fifth = int(np.random.default_rng((0, 0)).permutation(24)[4 * 2 + 1])  # of the order of seed 0
+    damaged = replace(experiment, damaged=(fifth,))
+    two = forked(lambda rank: fit(damaged, tmp_path / "run"), world_size=2)
+    assert two.wait() == [1, 0], two.log.read_text()
+    assert load(tmp_path / "run" / "checkpoints" / "last.safetensors").header.step == 4
+    skipping = replace(damaged, loader=SKIP)
+    two = forked(lambda rank: fit(skipping, tmp_path / "run", resume=True), world_size=2)
+    assert two.wait() == [0, 0], two.log.read_text()
+
+
+def test_a_process_whose_samples_are_all_skipped_takes_part(toy, forked, tmp_path):
+    """In an evaluation; the first process has the damaged one of two."""
+    loop = replace(LOOP, devices=2, strategy="fsdp")
+    experiment = toy.Toy(loop=loop, loader=SKIP, validation_size=2, validation_damaged=(0,))
+    two = forked(lambda rank: fit(experiment, tmp_path / "run"), world_size=2)
+    assert two.wait() == [0, 0], two.log.read_text()
+    assert all(value == 1 for _, value in read_curves(tmp_path / "run")["validation/samples"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there a process's children are listed")
+def test_no_process_outlives_the_one_that_started_it(toy, tmp_path):
+    """Not even one that waits for it in vain, before training."""
+    experiment = toy.Toy(loop=replace(LOOP, devices=2), loader=LoaderConfig(workers=0))
+    (tmp_path / "toy.json").write_text(json.dumps(to_json(experiment)))
+    command = [sys.executable, toy.__file__, tmp_path / "run", tmp_path / "toy.json"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        while not (started := children.read_text().split()):
+            time.sleep(0.01)
+        process.kill()
+    deadline = time.monotonic() + 60
+    while Path(f"/proc/{started[0]}").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not Path(f"/proc/{started[0]}").exists()
+
+
+def test_several_machines_must_know_each_other(monkeypatch):
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(VitrailError, match=r"^To train on 2 machines, start each by torchrun or SLURM, or set MASTER_"):
+        launch(replace(LOOP, nodes=2))
 
 
 @pytest.mark.slow

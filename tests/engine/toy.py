@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.config import from_json
+from vitrail.data.corrupt import CorruptSample
 from vitrail.engine.experiment import Experiment
 from vitrail.engine.loop import fit
 from vitrail.engine.optim import OptimizerConfig, build_optimizer
@@ -25,16 +26,20 @@ class Point(NamedTuple):
 
 @dataclass
 class Points:
-    """`size` points of three classes, which `noise` augments; sample `poisoned` has a feature that is not finite."""
+    """`size` points of three classes, which `noise` augments; sample `poisoned` has a feature that is not finite, and
+    those of `damaged` cannot be read."""
 
     size: int
     noise: float = 0.0
     poisoned: int | None = None
+    damaged: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return self.size
 
     def __getitem__(self, index: int) -> Point:
+        if index in self.damaged:
+            raise CorruptSample(f"point {index}", "it is damaged")
         label = index % 3
         own = torch.Generator().manual_seed(index)
         center = 2.0 * F.one_hot(torch.tensor(label), 6)
@@ -55,6 +60,8 @@ class Accuracy:
         self.right += other.right
 
     def compute(self) -> dict[str, float]:
+        if not self.right:
+            raise VitrailError("There is nothing to measure.")
         return {"top1": sum(self.right) / len(self.right), "samples": float(len(self.right))}
 
 
@@ -64,6 +71,8 @@ class Toy(Experiment):
     noise: float = 0.1
     poisoned: int | None = None
     validation_size: int | None = 7
+    damaged: tuple[int, ...] = ()
+    validation_damaged: tuple[int, ...] = ()
     dropout: float = 0.0
     batch_norm: bool = False
     adversary: bool = False
@@ -75,10 +84,10 @@ class Toy(Experiment):
         return ToyTask(self)
 
     def train_dataset(self) -> Points:
-        return Points(self.size, self.noise, self.poisoned)
+        return Points(self.size, self.noise, self.poisoned, self.damaged)
 
     def validation_dataset(self) -> Points | None:
-        return None if self.validation_size is None else Points(self.validation_size)
+        return None if self.validation_size is None else Points(self.validation_size, damaged=self.validation_damaged)
 
 
 class ToyTask(Task):

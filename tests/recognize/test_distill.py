@@ -44,6 +44,10 @@ def test_a_teacher_is_asked_about_pictures_of_the_size_of_training(monkeypatch):
     fixed = nn.Sequential(nn.Flatten(), nn.Linear(3 * 48 * 48, 10))
     monkeypatch.setattr("torchvision.models.get_model", lambda name, weights: fixed)
     assert load_teacher("torchvision:fixed", "abcdefghij", IMAGENET, 48)(torch.zeros(2, 3, 48, 48)).shape == (2,)
+    with pytest.raises(
+        VitrailError, match=r"^The teacher torchvision:fixed takes no pictures of 32 pixels \(.*\); train"
+    ):
+        load_teacher("torchvision:fixed", "abcdefghij", IMAGENET, 32)
 
 
 def test_other_classes_are_refused(run):

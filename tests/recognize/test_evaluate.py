@@ -57,3 +57,10 @@ def test_names_of_any_bytes_and_signs_are_drawn_and_written(tmp_path):
     write_confusion(torch.eye(3, dtype=torch.int64), names, tmp_path / "confusion.png")
     write_confusion(torch.eye(3, dtype=torch.int64), names, tmp_path / "confusion.csv")
     assert b",a$b$,\xff,\xe6\x97\xa5" in (tmp_path / "confusion.csv").read_bytes()
+
+
+def test_the_picture_of_a_large_confusion_matrix_does_not_grow(tmp_path):
+    names = [f"class {number}" for number in range(1000)]
+    write_confusion(torch.eye(1000, dtype=torch.int64), names, tmp_path / "confusion.png")
+    with Image.open(tmp_path / "confusion.png") as picture:
+        assert picture.size == (int(24.5 * 120),) * 2

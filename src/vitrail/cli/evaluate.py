@@ -142,7 +142,7 @@ def run_classifiers(arguments: argparse.Namespace) -> int:
     from vitrail.data.loader import LoaderConfig
     from vitrail.recognize.evaluate import evaluate_at, plot_resolutions, write_confusion
 
-    _check_outputs(arguments.plot, arguments.confusion)
+    _check_outputs(arguments.plot, table=arguments.confusion)
     loader = LoaderConfig(on_corrupt=arguments.on_corrupt)
     data = ImageData(arguments.data, label_column=arguments.label_column)
     rows: list[tuple[str, ...]] = []
@@ -167,13 +167,15 @@ def run_classifiers(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _check_outputs(*paths: Path | None) -> None:
-    """Finds out before the work whether tables and figures can be written."""
+def _check_outputs(figure: Path | None, table: Path | None = None) -> None:
+    """Finds out before the work whether a figure, and what may be a table or a figure, can be written."""
     from vitrail.plots import check_figure
 
-    for path in filter(None, paths):
-        check = check_writable if path.suffix == ".csv" else check_figure
-        check(path)
+    if figure:
+        check_figure(figure)
+    if table:
+        check = check_writable if table.suffix == ".csv" else check_figure
+        check(table)
 
 
 def run_codecs(arguments: argparse.Namespace, codecs: "Mapping[str, Codec]") -> int:
@@ -206,7 +208,7 @@ def run_bind(arguments: argparse.Namespace, models: "Mapping[str, ImageBind]") -
     from vitrail.bind.evaluation.layouts import open_layout
     from vitrail.bind.prompts import read_classes
 
-    _check_outputs(arguments.confusion)
+    _check_outputs(None, table=arguments.confusion)
     if arguments.layout and arguments.labels:
         raise VitrailError(f"The classes of {arguments.layout} have their names; leave out --labels or --layout.")
     sense = arguments.sense[0] if arguments.sense else None

@@ -196,7 +196,9 @@ class ImageData:
         check_range(self, "class_column", least=0)
 
     def at(self, root: Path) -> Self:
-        """The same of another place; the label's column goes along if that is a list file."""
+        """The same of another place; the label's column goes along if that is a list file, and to a list the root."""
+        if self.list is not None and root.is_file():
+            return replace(self, list=root)
         return replace(self, root=root, list=None, label_column=self.label_column if root.is_file() else 1)
 
     def open(self, transform: Transform, classes: Sequence[str] | None = None) -> ImageFiles | TarImages:

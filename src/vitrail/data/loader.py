@@ -125,8 +125,8 @@ def training_batches(
         loader: workers, repeated augmentation, corrupt files.
 
     Raises:
-        VitrailError: the data set is empty, or `batch_size` is not divisible by `world_size * accumulate`;
-            while iterating, a sample is corrupt and `loader.on_corrupt` is "stop".
+        VitrailError: the data set is empty, or smaller than `loader.repeats`, or `batch_size` is not divisible by
+            `world_size * accumulate`; while iterating, a sample is corrupt and `loader.on_corrupt` is "stop".
     """
     parts = world_size * accumulate
     if batch_size < 1 or batch_size % parts:
@@ -135,6 +135,8 @@ def training_batches(
             f"choose a batch size that is a multiple of {parts}."
         )
     size = _size(dataset)
+    if loader.repeats > size:
+        raise VitrailError(f"Of {size} images {loader.repeats} repeats would leave one; choose fewer repeats.")
     plan = _TrainingPlan(size, seed, loader.repeats, batch_size, range(start, steps), accumulate, rank, world_size)
     samples = _Samples(dataset, seed, loader.on_corrupt, replace=True)
     return _read(samples, plan, _workers(loader, world_size))

@@ -14,7 +14,7 @@ from torch import nn
 from vitrail.data.loader import Dataset, LoaderConfig, evaluation_batches
 from vitrail.engine.checkpoint import open_task
 from vitrail.engine.experiment import Loop
-from vitrail.engine.processes import launch, seed_all, wrap
+from vitrail.engine.processes import launch, seed_all, together, wrap
 from vitrail.engine.task import Task
 from vitrail.errors import VitrailError
 
@@ -46,12 +46,15 @@ def evaluate(
         return metric.compute()
     metrics: list[Any] | None = [None] * fabric.world_size if fabric.is_global_zero else None
     torch.distributed.gather_object(metric, metrics)
-    figures: dict[str, float] = {}
-    if metrics is not None:
+
+    def compute() -> dict[str, float]:
+        if metrics is None:
+            return {}
         for other in metrics[1:]:
             metrics[0].merge(other)
-        figures = metrics[0].compute()
-    return fabric.broadcast(figures)
+        return metrics[0].compute()
+
+    return fabric.broadcast(together(fabric, compute))
 
 
 def _aligned(fabric: Fabric, dataset: Dataset, batch_size: int, loader: LoaderConfig) -> Iterator[tuple[Any, bool]]:
@@ -68,7 +71,7 @@ def _aligned(fabric: Fabric, dataset: Dataset, batch_size: int, loader: LoaderCo
     spare = None
     own = batches(fabric.global_rank)
     while True:
-        batch = next(own, None)
+        batch = together(fabric, lambda: next(own, None))
         if fabric.world_size > 1:
             left = torch.tensor(float(batch is not None), device=fabric.device)
             if not torch.as_tensor(fabric.all_reduce(left, reduce_op="sum")).item():
@@ -76,7 +79,7 @@ def _aligned(fabric: Fabric, dataset: Dataset, batch_size: int, loader: LoaderCo
         elif batch is None:
             return
         if batch is None and spare is None:
-            spare = next(batches(0))
+            spare = next(batch for rank in range(fabric.world_size) for batch in batches(rank))
         spare = batch if batch is not None else spare
         yield spare, batch is not None
 

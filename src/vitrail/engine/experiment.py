@@ -54,8 +54,10 @@ class Loop:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        check_range(self, "epochs", "evaluate_every", above=0)
-        check_range(self, "steps", "batch_size", "accumulate", "nodes", least=1)
+        check_range(self, "epochs", above=0, most=1e9)
+        check_range(self, "evaluate_every", least=1e-6)
+        check_range(self, "steps", least=1, most=10**12)
+        check_range(self, "batch_size", "accumulate", "nodes", least=1, most=2**24)
         check_range(self, "log_every", "checkpoint_every", "keep_every", least=1)
         check_range(self, "seed", least=0)
         check_range(self, "ema", least=0, below=1)

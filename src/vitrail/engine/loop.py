@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,9 +26,9 @@ from vitrail.engine.curves import Curves, read_curves, turning_point
 from vitrail.engine.evaluate import evaluate
 from vitrail.engine.experiment import Experiment
 from vitrail.engine.optim import set_schedules
-from vitrail.engine.processes import StopRequest, average_buffers, launch, seed_all, wrap
+from vitrail.engine.processes import StopRequest, average_buffers, launch, seed_all, stop, together, wrap
 from vitrail.engine.progress import Report
-from vitrail.engine.run import Interrupted, Run, occupy, open_run, stop
+from vitrail.engine.run import Interrupted, Run, occupy, open_run
 from vitrail.engine.task import Task
 
 
@@ -77,34 +78,43 @@ def fit(
     fabric = launch(loop)  # what is wrong with the data has been said by now, once
     previous = open_run(fabric, experiment, Path(folder), resume)
 
-    seed_all(loop.seed)
-    task = experiment.build_task()
-    if initialize and previous is None:
-        initialize(task)
+    def build() -> Task:
+        seed_all(loop.seed)
+        task = experiment.build_task()
+        if initialize and previous is None:
+            initialize(task)
+        return task
+
+    task = together(fabric, build)
     network: Any = wrap(fabric, task, loop.compile)
     run = Run(fabric, experiment, Path(folder), task)
     optimizers: dict[str, Any] = {name: fabric.setup_optimizers(phase.optimizer) for name, phase in run.phases.items()}
     if previous:
-        run.restore(previous)
+        together(fabric, partial(run.restore, previous))
 
     epoch = len(train) / loop.batch_size  # in steps; may be a fraction
     steps = loop.steps or max(1, round(loop.epochs * epoch))
-    batches = training_batches(
-        train,
-        batch_size=loop.batch_size,
-        steps=steps,
-        start=run.step,
-        seed=loop.seed,
-        accumulate=loop.accumulate,
-        rank=fabric.global_rank,
-        world_size=fabric.world_size,
-        loader=experiment.loader,
+    batches = together(
+        fabric,
+        partial(
+            training_batches,
+            train,
+            batch_size=loop.batch_size,
+            steps=steps,
+            start=run.step,
+            seed=loop.seed,
+            accumulate=loop.accumulate,
+            rank=fabric.global_rank,
+            world_size=fabric.world_size,
+            loader=experiment.loader,
+        ),
     )
     if loop.monitor and validation is not None and not run.step:
-        first = range(min(len(validation), loop.batch_size))  # enough to know the metrics' names
-        few: Subset[Any] = Subset(cast(Any, validation), first)
+        here_and_there = range(0, len(validation), max(1, len(validation) // loop.batch_size))
+        few: Subset[Any] = Subset(cast(Any, validation), here_and_there)  # enough to know the metrics' names
         run.check_monitor(evaluate(fabric, network, task, few, loop, replace(experiment.loader, workers=0)))
-    occupy(fabric, experiment, run.folder)
+    occupy(fabric, experiment, run.folder, fresh=previous is None)
+    begin = run.step
     rates: dict[str, float] = {}
     throughput = Throughput()
 
@@ -114,8 +124,16 @@ def fit(
         StopRequest(fabric) as request,
         torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
     ):
-        for step in range(run.step, steps):
-            micro_batches = [next(batches) for _ in range(loop.accumulate)]
+
+        def keep() -> None:
+            if run.step > begin:
+                run.check()
+                if curves:
+                    curves.flush()  # before the checkpoint, which says that what came before it is on the disk
+                run.save()
+
+        for step in range(begin, steps):
+            micro_batches = together(fabric, lambda: [next(batches) for _ in range(loop.accumulate)], otherwise=keep)
             for order, (name, phase) in enumerate(run.phases.items()):
                 optimizer = optimizers[name]
                 rates[name] = set_schedules(
@@ -168,9 +186,7 @@ def fit(
                         if (turned := turning_point(held_out)) is not None:
                             report.overfitting(turned, held_out)
                 if saving:
-                    if curves:
-                        curves.flush()  # before the checkpoint, which says that what came before it is on the disk
-                    run.save()
+                    keep()
             if stopping and done < steps:
                 stop(fabric, Interrupted(f"Stopped after step {done} of {steps}; go on with --resume in {folder}."))
         report.end(run.last_path, run.best_path if run.best is not None else None)
@@ -220,4 +236,5 @@ class Throughput:
 
 def _passes(step: int, interval: float) -> bool:
     """Whether step `step` (counted from 1) is the first at or after a multiple of `interval` steps."""
-    return math.floor(step / interval) > math.floor((step - 1) / interval)
+    nearly = 1e-9  # 7 / 1.4 is a little less than 5
+    return math.floor(step / interval + nearly) > math.floor((step - 1) / interval + nearly)

@@ -56,7 +56,8 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        check_range(self, "lr", "weight_decay", "weight_decay_end", "warmup_epochs", "warmup_lr", "min_lr", least=0)
+        rates = ("lr", "weight_decay", "weight_decay_end", "warmup_lr", "min_lr")
+        check_range(self, *rates, "warmup_epochs", least=0, most=1e30)
         check_range(self, "lr_batch_size", least=1)
         check_range(self, "betas", "momentum", least=0, below=1)
         check_range(self, "layer_decay", above=0, most=1)

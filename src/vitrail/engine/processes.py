@@ -6,9 +6,12 @@ import os
 import random
 import signal
 import threading
+import time
 import warnings
+from collections.abc import Callable
+from functools import cache
 from types import FrameType
-from typing import Any, Self
+from typing import Any, NoReturn, Self, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +26,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vitrail.engine.experiment import Loop
 from vitrail.errors import VitrailError
+
+T = TypeVar("T")
 
 
 class Autocast(MixedPrecision):
@@ -46,6 +51,7 @@ def launch(loop: Loop) -> Fabric:
         logging.getLogger(name).setLevel(logging.WARNING)
     accelerator = _accelerator(loop)
     devices, nodes = _processes(loop, accelerator)
+    _heed_the_launcher()
     strategy: Strategy | str = "auto"
     if loop.strategy == "fsdp":
         strategy = ModelParallelStrategy(_shard, data_parallel_size=devices * nodes, tensor_parallel_size=1)
@@ -68,6 +74,69 @@ def launch(loop: Loop) -> Fabric:
     )
     fabric.launch()
     return fabric
+
+
+_LAUNCHER = "VITRAIL_LAUNCHER"
+"""In the environment: the process that starts those for further devices."""
+
+
+def _heed_the_launcher() -> None:
+    """Ends this process with the one that started it for a further device, which it might wait for for ever."""
+    if "LOCAL_RANK" not in os.environ:
+        os.environ[_LAUNCHER] = str(os.getpid())
+    launcher = int(os.environ.get(_LAUNCHER, os.getpid()))
+    if launcher == os.getpid() or "LOCAL_WORLD_SIZE" in os.environ:  # torchrun ends its own
+        return
+
+    def wait() -> None:
+        while os.getppid() == launcher:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def stop(fabric: Fabric, error: VitrailError) -> NoReturn:
+    """Ends all processes, which must have come to the same conclusion; only the first one says why."""
+    if fabric.is_global_zero:
+        raise error
+    raise SystemExit(0)
+
+
+def together(fabric: Fabric, act: Callable[[], T], otherwise: Callable[[], None] = lambda: None) -> T:
+    """What `act` returns; where it fails in one process, all end, and the first says why.
+
+    Args:
+        fabric: launched; all processes must come here.
+        act: what each does, alone.
+        otherwise: what all do before they end.
+
+    Raises:
+        VitrailError: `act` raised one, here or elsewhere; in the first process alone, for the others exit.
+    """
+    error: VitrailError | None = None
+    try:
+        result = act()
+    except VitrailError as problem:
+        error = problem
+    if fabric.world_size > 1:
+        group = _gloo_group(torch.distributed.group.WORLD)
+        failed = torch.tensor(fabric.world_size if error is None else fabric.global_rank)
+        torch.distributed.all_reduce(failed, torch.distributed.ReduceOp.MIN, group)
+        if failed < fabric.world_size:
+            said = [None if error is None else str(error)]
+            torch.distributed.broadcast_object_list(said, int(failed), group)
+            error = error or VitrailError(said[0])
+    if error is not None:
+        otherwise()
+        stop(fabric, error)
+    return result
+
+
+@cache
+def _gloo_group(_: Any) -> Any:
+    """All processes, over gloo and not over the devices' own backend: to agree must not wait for a device."""
+    return torch.distributed.new_group(backend="gloo")
 
 
 def wrap(fabric: Fabric, module: nn.Module, compiled: bool) -> nn.Module:
@@ -105,6 +174,11 @@ def _processes(loop: Loop, accelerator: str) -> tuple[int, int]:
     if "LOCAL_WORLD_SIZE" in os.environ:  # torchrun's
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
         return devices, int(os.environ["WORLD_SIZE"]) // devices
+    if loop.nodes > 1 and not {"MASTER_ADDR", "SLURM_JOB_ID"} & os.environ.keys():
+        raise VitrailError(
+            f"To train on {loop.nodes} machines, start each by torchrun or SLURM, or set MASTER_ADDR, MASTER_PORT and "
+            "NODE_RANK in the environment of each."
+        )
     there = torch.cuda.device_count() if accelerator == "cuda" else 1
     devices = there if loop.devices == "auto" else loop.devices
     if devices < 1 or loop.nodes < 1:
@@ -170,8 +244,7 @@ class StopRequest:
     def __init__(self, fabric: Fabric):
         self._asked = False
         self._previous: dict[int, Any] = {}
-        # Over gloo, not over the devices' own backend: asking must not wait for a device.
-        self._group = torch.distributed.new_group(backend="gloo") if fabric.world_size > 1 else None
+        self._group = _gloo_group(torch.distributed.group.WORLD) if fabric.world_size > 1 else None
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():

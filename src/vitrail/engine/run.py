@@ -15,6 +15,7 @@ from vitrail.engine import checkpoint as checkpoints
 from vitrail.engine.checkpoint import Checkpoint, Header
 from vitrail.engine.ema import MovingAverage
 from vitrail.engine.experiment import Experiment
+from vitrail.engine.processes import stop, together
 from vitrail.engine.task import Phase, Task
 from vitrail.engine.window import Window
 from vitrail.errors import VitrailError
@@ -26,6 +27,7 @@ MAY_CHANGE = {
     *(f"loop.{name}" for name in ("accelerator", "devices", "nodes", "strategy", "accumulate", "compile")),
     *(f"loop.{name}" for name in ("log_every", "checkpoint_every", "keep_every")),
     "loader.workers",
+    "loader.on_corrupt",  # what was read so far could be read
 }
 
 
@@ -35,13 +37,6 @@ class Interrupted(VitrailError):  # noqa: N818 (a request, not an error)
     exit_code = 130
 
 
-def stop(fabric: Fabric, error: VitrailError) -> NoReturn:
-    """Ends all processes, which must have come to the same conclusion; only the first one says why."""
-    if fabric.is_global_zero:
-        raise error
-    raise SystemExit(0)
-
-
 def open_run(fabric: Fabric, experiment: Experiment, folder: Path, resume: bool) -> Checkpoint | None:
     """Opens the checkpoint to go on from, if any.
 
@@ -49,42 +44,49 @@ def open_run(fabric: Fabric, experiment: Experiment, folder: Path, resume: bool)
         VitrailError: the folder holds a run and `resume` is off, or one of another configuration.
     """
     last = folder / "checkpoints" / "last.safetensors"
-    refusal = None
-    if fabric.is_global_zero:  # alone: the others may come late and find what this one has written
-        try:
-            refusal = _refusal(folder, last, to_json(experiment), resume)
-        except VitrailError as error:
-            refusal = str(error)
-    refusal, found = fabric.broadcast((refusal, last.exists()))
-    if refusal:
-        stop(fabric, VitrailError(refusal))
-    return checkpoints.load(last) if found else None
+
+    def check() -> None:
+        if refusal := _refusal(folder, last, to_json(experiment), resume):
+            raise VitrailError(refusal)
+
+    # The first alone: the others may come late and find what this one has written.
+    together(fabric, lambda: check() if fabric.is_global_zero else None)
+    return together(fabric, lambda: checkpoints.load(last)) if fabric.broadcast(last.exists()) else None
 
 
-def occupy(fabric: Fabric, experiment: Experiment, folder: Path) -> None:
+def occupy(fabric: Fabric, experiment: Experiment, folder: Path, fresh: bool) -> None:
     """Makes the run's folder, which from now on holds a run.
 
     Called when all else is ready to start: what fails before leaves nothing behind.
 
+    Args:
+        fabric: launched.
+        experiment: what the run is.
+        folder: its folder.
+        fresh: it starts anew: what a run that was killed before its first checkpoint left is deleted.
+
     Raises:
         VitrailError: the folder cannot be made or written to.
     """
-    problem = None
-    if fabric.is_global_zero:
-        try:
-            for place in (folder, folder / "checkpoints"):
-                remove_unfinished(place)  # what a killed run was writing
-            write_text(folder / "config.json", json.dumps(to_json(experiment), indent=2) + "\n")
-        except VitrailError as error:
-            problem = str(error)
-    if problem := fabric.broadcast(problem):
-        stop(fabric, VitrailError(problem))
+
+    def make() -> None:
+        checkpoint_folder = folder / "checkpoints"
+        for place in (folder, checkpoint_folder):
+            remove_unfinished(place)  # what a killed run was writing
+        if fresh:
+            for path in (checkpoint_folder / "best.safetensors", *checkpoint_folder.glob("step_*.safetensors")):
+                path.unlink(missing_ok=True)
+        write_text(folder / "config.json", json.dumps(to_json(experiment), indent=2) + "\n")
+
+    together(fabric, lambda: make() if fabric.is_global_zero else None)
 
 
 def _refusal(folder: Path, last: Path, configuration: Json, resume: bool) -> str | None:
     if not resume and (last.exists() or (folder / "config.json").exists()):
         return f"The folder {folder} already holds a run; go on with it by --resume, or choose another folder."
     if not last.exists():
+        if (folder / "metrics.csv").exists() and not (folder / "config.json").exists():
+            return f"{folder / 'metrics.csv'} is of no run, and one would overwrite it; choose another folder."
         return None
     before, now = _flat(checkpoints.load(last).header.configuration), _flat(configuration)
     changed = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]

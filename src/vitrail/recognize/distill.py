@@ -83,8 +83,14 @@ def load_teacher(name: str, classes: Sequence[str], student: Statistics, size: i
             "give timm:NAME, torchvision:NAME or the checkpoint of a classifier."
         ) from error
     teacher = Teacher(network, student, statistics)
-    with torch.no_grad():
-        known = teacher.network(torch.zeros(1, 3, size, size)).shape[1]
+    try:
+        with torch.no_grad():
+            known = teacher.network(torch.zeros(1, 3, size, size)).shape[1]
+    except (AssertionError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [""])[0].rstrip("!.")
+        raise VitrailError(
+            f"The teacher {name} takes no pictures of {size} pixels ({reason}); train at its size, or choose another."
+        ) from None
     if known != len(classes) or (names is not None and tuple(names) != tuple(classes)):
         differ = f"knows {known} classes and the data has {len(classes)}"
         if known == len(classes):

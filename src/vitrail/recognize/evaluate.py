@@ -32,6 +32,10 @@ class Evaluation:
     skipped: dict[str, str]
 
 
+MOST_NAMED = 100
+"""Classes that a picture of the confusion matrix has room to name, with their counts."""
+
+
 @torch.inference_mode()
 def evaluate_at(
     classifier: Classifier, data: ImageData, size: int, batch_size: int = 64, loader: LoaderConfig = LoaderConfig()
@@ -89,15 +93,18 @@ def write_confusion(confusion: Tensor, classes: Sequence[str], path: str | Path)
             writer.writerow(["true \\ predicted", *classes])
             writer.writerows([name, *row] for name, row in zip(classes, confusion.tolist(), strict=True))
         return
-    side = 2.5 + 0.22 * len(classes)
+    side = 2.5 + 0.22 * min(len(classes), MOST_NAMED)
     figure = new_figure(side, side)
     axis = figure.subplots()
     axis.imshow((confusion / confusion.sum(dim=1, keepdim=True).clamp(min=1)).numpy(), cmap="Blues", vmin=0, vmax=1)
+    axis.set_xlabel("predicted")
+    axis.set_ylabel("true")
+    if len(classes) > MOST_NAMED:
+        save_figure(figure, path)
+        return
     names = [plain(name) for name in classes]
     axis.set_xticks(range(len(classes)), names, rotation=90, fontsize=7)
     axis.set_yticks(range(len(classes)), names, fontsize=7)
-    axis.set_xlabel("predicted")
-    axis.set_ylabel("true")
     for row, column in confusion.nonzero().tolist():
         axis.text(column, row, str(int(confusion[row, column])), ha="center", va="center", fontsize=6)
     save_figure(figure, path)
