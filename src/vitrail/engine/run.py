@@ -27,7 +27,7 @@ MAY_CHANGE = {
     *(f"loop.{name}" for name in ("accelerator", "devices", "nodes", "strategy", "accumulate", "compile")),
     *(f"loop.{name}" for name in ("log_every", "checkpoint_every", "keep_every")),
     "loader.workers",
-    "loader.on_corrupt",  # what was read so far could be read
+    "loader.on_corrupt",
 }
 
 
