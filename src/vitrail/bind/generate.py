@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vitrail.bind.search.index import Vectors
+from vitrail.bind.search.parts import Vectors
 from vitrail.errors import FileError, VitrailError
 
 if TYPE_CHECKING:

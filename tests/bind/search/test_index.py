@@ -157,7 +157,7 @@ def test_models_do_not_meet(files, tmp_path):
     Index.open_or_make(tmp_path / "index", "toy", 4).update(sources(files), embed)
     with pytest.raises(VitrailError, match="made by toy, whose vectors cannot be compared with those of other"):
         Index.open_or_make(tmp_path / "index", "other", 4)
-    with pytest.raises(VitrailError, match="made by toy"):
+    with pytest.raises(FileError, match=r"index\.json is damaged; delete"):  # one model has one dimension
         Index.open_or_make(tmp_path / "index", "toy", 8)
 
 
@@ -188,7 +188,7 @@ def test_folders_that_are_no_index(files, tmp_path):
     index = Index.open_or_make(tmp_path / "index", "toy", 4)
     index.update(sources(files), embed)
     next((tmp_path / "index").glob("*.parquet")).write_bytes(b"PAR1 not really")
-    with pytest.raises(FileError, match=r"parquet is damaged or missing; make the index anew"):
+    with pytest.raises(FileError, match=r"index is damaged: 00000001\.parquet is missing, or not what it was; delete"):
         index.read()
     (tmp_path / "index" / MANIFEST).write_text(
         '{"format": 2, "model": "toy", "dimension": 4, "source": "", "parts": []}'
@@ -214,3 +214,58 @@ def test_a_file_of_two_senses_has_vectors_of_both(files, tmp_path):
     assert entry.modality == "image"
     np.testing.assert_array_equal(made, vector("other"))
     assert index.update([replace(video, modality="depth")], embed) == module.Changes(1, 0, 1, ())  # it was no image
+
+
+def manifest(folder, **changed):
+    """Writes other values than those that are there."""
+    about = json.loads((folder / MANIFEST).read_text()) | changed
+    (folder / MANIFEST).write_text(json.dumps(about))
+
+
+def test_files_of_others_are_not_touched(files, tmp_path):
+    index = Index.open_or_make(tmp_path / "index", "toy", 4)
+    index.update(sources(files), embed)
+    for name in ("vectors.parquet", "0001.parquet", "00000009.parquet"):
+        (tmp_path / "index" / name).write_bytes(b"")
+    index.update(sources(files), embed)
+    left = sorted(path.name for path in (tmp_path / "index").glob("*.parquet"))
+    assert left == ["00000001.parquet", "0001.parquet", "vectors.parquet"]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"parts": "00000001.parquet"},
+        {"parts": ["../00000001.parquet"]},
+        {"parts": [1]},
+        {"options": {"imu.rate": 100}},
+        {"options": [[1, 2]]},
+        {"dimension": 0},
+    ],
+)
+def test_a_manifest_that_cannot_be_is_damaged_before_anything_is_deleted(files, tmp_path, changed):
+    index = Index.open_or_make(tmp_path / "index", "toy", 4)
+    index.update(sources(files), embed)
+    manifest(tmp_path / "index", **changed)
+    for use in (lambda: Index.open(tmp_path / "index"), lambda: index.update(sources(files), embed)):
+        with pytest.raises(FileError, match=r"index\.json is damaged; delete .* and make the index anew\.$"):
+            use()
+    assert (tmp_path / "index" / "00000001.parquet").exists()
+
+
+def test_parts_of_another_kind(files, tmp_path):
+    index = Index.open_or_make(tmp_path / "index", "toy", 4)
+    index.update(sources(files), embed)
+    part = tmp_path / "index" / "00000001.parquet"
+    sentence = r"index is damaged: 00000001\.parquet is missing, or not what it was; delete the folder and make"
+    manifest(tmp_path / "index", dimension=6)
+    with pytest.raises(FileError, match=sentence):
+        Index.open(tmp_path / "index").read()
+    manifest(tmp_path / "index", dimension=4)
+    module.write_vectors(part, *index.read())
+    for use in (index.read, lambda: index.update(sources(files), embed)):
+        with pytest.raises(FileError, match=sentence):
+            use()
+    part.unlink()
+    with pytest.raises(FileError, match=sentence):
+        index.read()

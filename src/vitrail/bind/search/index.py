@@ -8,15 +8,15 @@ process that is killed at any moment leaves the index as it was before, or after
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from filelock import FileLock, Timeout
-from numpy.typing import NDArray
 
+from vitrail.bind.search.parts import COLUMNS, Row, Vectors, is_part, matrix, read_part, schema
 from vitrail.errors import FileError, VitrailError
 from vitrail.files import atomic_path, remove_unfinished, write_text
 from vitrail.tables import load_arrow
@@ -25,7 +25,6 @@ FORMAT = 1
 MANIFEST = "index.json"
 _MOST_PARTS = 64  # then they are joined
 
-Vectors = NDArray[np.float32]
 Options = Mapping[str, str | bool]
 
 
@@ -122,14 +121,17 @@ class Index:
             about = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
             if about["format"] != FORMAT:
                 raise FileError(f"The index in {folder} is of format {about['format']}, not {FORMAT}; make it anew.")
-            parts = [str(name) for name in about["parts"]]
+            parts, options = about["parts"], about["options"]
             root = Path(about["root"]) if about.get("root") else None
-            made = str(about["model"]), int(about["dimension"]), str(about["source"]), dict(about["options"])
+            made = str(about["model"]), int(about["dimension"]), str(about["source"])
+            known = isinstance(parts, list) and all(map(is_part, parts))
+            if not known or made[1] < 1 or not all(isinstance(value, str | bool) for value in options.values()):
+                raise _damaged(folder)
         except FileNotFoundError:
             raise FileError(f"There is no index in {folder}; make one with: vitrail bind index.") from None
-        except (OSError, ValueError, KeyError, TypeError):
-            raise FileError(f"{folder / MANIFEST} is damaged; delete {folder} and make the index anew.") from None
-        return cls(folder, *made, root, parts)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            raise _damaged(folder) from None
+        return cls(folder, *made, options, root, parts)
 
     @classmethod
     def open_or_make(
@@ -160,11 +162,13 @@ class Index:
             return cls(folder, model, dimension, source, options, root and root.resolve())
         index = cls.open(folder)
         index.source = source or index.source
-        if (index.model, index.dimension) != (model, dimension):
+        if index.model != model:
             raise VitrailError(
                 f"The index in {folder} was made by {index.model}, whose vectors cannot be compared with those of "
                 f"{model}; use that model, or another folder."
             )
+        if index.dimension != dimension:
+            raise _damaged(folder)
         for name in sorted({**options, **index.options}):
             own, other = (known.get(name, "unset") for known in (index.options, options))
             if own != other:
@@ -213,19 +217,19 @@ class Index:
                     else:
                         stale.append((source, stamp))
                 made = embed([source for source, _ in stale]) if stale else []
-                rows: list[_Row] = []
+                rows: list[Row] = []
                 for (source, stamp), result in zip(stale, made, strict=True):
                     if isinstance(result, VitrailError):
                         failed.append(str(result))
                         if (source.name, source.modality) in stamps:  # what was embedded of it is no longer in it
-                            rows.append(_Row(source.name, source.modality))
+                            rows.append(Row(source.name, source.modality))
                     else:
                         rows += _rows(source, stamp, result)
                         added += 1
                 self._append(rows)
                 done(len(few))
             gone = [key for key in stamps if key not in seen] if prune else []
-            self._append([_Row(*key) for key in gone])
+            self._append([Row(*key) for key in gone])
             self._record()
             if len(self._parts) > _MOST_PARTS:
                 self._join()
@@ -244,7 +248,7 @@ class Index:
         """
         table = self._table()
         columns = [table.column(name).to_pylist() for name in ("name", "modality", "start", "seconds")]
-        return [Entry(*values) for values in zip(*columns, strict=True)], _matrix(table, self.dimension)
+        return [Entry(*values) for values in zip(*columns, strict=True)], matrix(table, self.dimension)
 
     @property
     def version(self) -> str:
@@ -260,7 +264,7 @@ class Index:
                     self._parts = type(self).open(self.folder)._parts
                 remove_unfinished(self.folder)
                 for path in self.folder.glob("*.parquet"):
-                    if path.name not in self._parts:  # written or replaced by a process that was killed
+                    if is_part(path.name) and path.name not in self._parts:  # of a process that was killed
                         path.unlink()
                 yield
         except Timeout:
@@ -270,20 +274,15 @@ class Index:
 
     def _stamps(self) -> dict[tuple[str, str], "_Stamp"]:
         """Of each file's each sense in the index: how the file was when it was embedded."""
-        table = self._table(_COLUMNS[:-1])
+        table = self._table(COLUMNS[:-1])
         columns = [table.column(name).to_pylist() for name in ("name", "modality", "size", "modified")]
         return {(name, sense): (size, time) for name, sense, size, time in zip(*columns, strict=True)}
 
-    def _table(self, columns: Sequence[str] | None = None) -> Any:
+    def _table(self, columns: Sequence[str] = COLUMNS) -> Any:
         """The rows that count, by name and time; all of their columns, or some."""
-        arrow, parquet = load_arrow()
-        tables = []
-        for name in self._parts:
-            try:
-                tables.append(parquet.read_table(self.folder / name, columns=columns and list(columns)))
-            except (OSError, arrow.ArrowException):
-                raise FileError(f"{self.folder / name} is damaged or missing; make the index anew.") from None
-        table = arrow.concat_tables(tables or [_schema(self.dimension).empty_table()])
+        arrow, _ = load_arrow()
+        tables = [read_part(self.folder / name, self.dimension, columns) for name in self._parts]
+        table = arrow.concat_tables(tables or [schema(self.dimension).empty_table()])
         part = np.repeat(np.arange(len(tables)), [len(table) for table in tables]).astype(np.int64)
         names, senses = (table.column(name).combine_chunks().dictionary_encode() for name in ("name", "modality"))
         owners = names.indices.to_numpy().astype(np.int64) * max(len(senses.dictionary), 1) + senses.indices.to_numpy()
@@ -294,12 +293,12 @@ class Index:
         table = table.filter(arrow.array(known & (part == latest[owners])))
         return table.sort_by([(name, "ascending") for name in ("name", "modality", "start")])
 
-    def _append(self, rows: Sequence["_Row"]) -> None:
+    def _append(self, rows: Sequence[Row]) -> None:
         """One more part; the index has the rows once the manifest names it."""
         if rows or not self._parts:
             arrow, _ = load_arrow()
-            columns: dict[str, Any] = {name: [getattr(row, name) for row in rows] for name in _COLUMNS}
-            self._publish(arrow.table(columns, schema=_schema(self.dimension)), self._parts)
+            columns: dict[str, Any] = {name: [getattr(row, name) for row in rows] for name in COLUMNS}
+            self._publish(arrow.table(columns, schema=schema(self.dimension)), self._parts)
 
     def _join(self) -> None:
         """All parts in one; the old ones go once the manifest names it alone."""
@@ -336,27 +335,15 @@ _Stamp = tuple[int, int]  # size in bytes and time of the last change in nanosec
 _UNKNOWN: _Stamp = (-1, -1)
 
 
-@dataclass(frozen=True)
-class _Row:
-    """A row of a part; without a size: the file is forgotten."""
-
-    name: str
-    modality: str
-    start: float | None = None
-    seconds: float | None = None
-    size: int | None = None
-    modified: int | None = None
-    vector: Vectors | None = None
+def _damaged(folder: Path) -> FileError:
+    return FileError(f"{folder / MANIFEST} is damaged; delete {folder} and make the index anew.")
 
 
-_COLUMNS = tuple(field.name for field in fields(_Row))
-
-
-def _rows(source: Source, stamp: _Stamp, made: Embedded) -> list[_Row]:
+def _rows(source: Source, stamp: _Stamp, made: Embedded) -> list[Row]:
     rows = []
     for span, vector in zip(made.spans, made.vectors, strict=True):
         start, seconds = span or (None, None)
-        rows.append(_Row(source.name, source.modality, start, seconds, *stamp, vector))
+        rows.append(Row(source.name, source.modality, start, seconds, *stamp, vector))
     return rows
 
 
@@ -376,25 +363,10 @@ def _batches(sources: Iterable[Source], size: int) -> Iterator[list[Source]]:
         yield few
 
 
-def _schema(dimension: int) -> Any:
-    arrow, _ = load_arrow()
-    text, number, time = arrow.string(), arrow.int64(), arrow.float64()
-    kinds = (text, text, time, time, number, number, arrow.list_(arrow.float32(), dimension))
-    return arrow.schema(list(zip(_COLUMNS, kinds, strict=True)))
-
-
-def _matrix(table: Any, dimension: int) -> Vectors:
-    vectors = table.column("vector").combine_chunks()
-    flat: Vectors = vectors.flatten().to_numpy(zero_copy_only=False)
-    return np.ascontiguousarray(flat.reshape(-1, dimension))
-
-
 def write_vectors(path: str | Path, entries: Sequence[Entry], vectors: Vectors) -> None:
     """A Parquet file of vectors [n, d] and what they stand for: columns name, modality, start, seconds, vector."""
     arrow, parquet = load_arrow()
-    schema = _schema(vectors.shape[1])
-    columns: dict[str, Any] = {name: [getattr(entry, name) for entry in entries] for name in _COLUMNS[:4]}
+    columns: dict[str, Any] = {name: [getattr(entry, name) for entry in entries] for name in COLUMNS[:4]}
     columns["vector"] = list(vectors)
-    schema = arrow.schema([schema.field(name) for name in columns])
     with atomic_path(path) as temporary:
-        parquet.write_table(arrow.table(columns, schema=schema), temporary)
+        parquet.write_table(arrow.table(columns, schema=schema(vectors.shape[1], list(columns))), temporary)

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from vitrail.bind.search.index import Entry, Index, Vectors
+from vitrail.bind.search.index import Entry, Index
+from vitrail.bind.search.parts import Vectors
 from vitrail.errors import VitrailError
 from vitrail.files import atomic_path, write_text
 from vitrail.metrics.neighbours import load_faiss
