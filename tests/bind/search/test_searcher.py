@@ -82,6 +82,38 @@ def test_approximate_search_finds_nearly_all_and_is_kept_for_one_state_of_the_in
     assert about.exists()
 
 
+@pytest.mark.parametrize(
+    ("suffix", "change"),
+    [
+        (".faiss", lambda data: data[: len(data) // 2]),
+        (".faiss", lambda data: b""),
+        (".json", lambda data: data[:10]),
+        (".json", lambda data: b"[]"),
+        (".json", lambda data: data.replace(b'"probes": ', b'"probes": -')),
+        (".json", lambda data: data.replace(b'"probes": ', b'"probes": 0.')),
+        (".json", lambda data: data.replace(b'"recall"', b'"other"')),
+        (".json", lambda data: data.replace(b'"recall": ', b'"recall": "a", "x": ')),
+    ],
+)
+def test_cells_that_are_damaged_are_made_anew(filled, suffix, change):
+    index, vectors = filled
+    cells = Searcher(index, exact_below=COUNT).cells
+    (kept,) = index.folder.glob(f"cells-*{suffix}")
+    right = kept.read_bytes()
+    kept.write_bytes(change(right))
+    again = Searcher(index, exact_below=COUNT)
+    assert again.cells == cells and len(again.search(vectors[0], 10)) == 10
+    assert kept.read_bytes() == right
+
+
+def test_cells_that_are_lost_are_made_anew(filled):
+    index, _ = filled
+    cells = Searcher(index, exact_below=COUNT).cells
+    (kept,) = index.folder.glob("cells-*.faiss")
+    kept.unlink()
+    assert Searcher(index, exact_below=COUNT).cells == cells and kept.exists()
+
+
 def test_the_recall_said_is_that_of_brute_force(filled):
     index, vectors = filled
     cells = Searcher(index, exact_below=COUNT).cells
@@ -153,3 +185,16 @@ def test_arithmetic():
     with pytest.raises(VitrailError, match="no finite number"):
         combine(axes, [1, 1, float("inf")])
     np.testing.assert_allclose(combine(axes, [1e39, 0, 0]), [1, 0, 0])
+
+
+@pytest.mark.parametrize("size", [5e-324, 1e-7, 1e308])
+def test_only_the_proportions_of_weights_count(size):
+    np.testing.assert_allclose(combine(np.eye(3, dtype=np.float32), [size, -size, 0]), [0.5**0.5, -(0.5**0.5), 0])
+    np.testing.assert_allclose(combine(np.eye(3, dtype=np.float32)[:1], [size]), [1, 0, 0])
+    with pytest.raises(VitrailError, match="adds up to nothing"):
+        combine(np.eye(3, dtype=np.float32)[[0, 0]], [size, -size])
+
+
+def test_weights_of_nothing():
+    with pytest.raises(VitrailError, match="adds up to nothing"):
+        combine(np.eye(3, dtype=np.float32), [0, 0, 0])

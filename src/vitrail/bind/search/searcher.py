@@ -52,7 +52,9 @@ def combine(vectors: Vectors, weights: Sequence[float] | None = None) -> Vectors
     units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     if not np.isfinite(weights).all():
         raise VitrailError("A weight of what is searched by is no finite number; give each one, 1 for instance.")
-    total = np.asarray(weights, dtype=np.float64) @ units
+    shares = np.asarray(weights, dtype=np.float64)
+    shares = shares / (np.abs(shares).max(initial=0) or 1)  # of whatever size, only their proportions count
+    total = shares @ units
     length = float(np.linalg.norm(total))
     if not length > 1e-6:
         raise VitrailError("What is searched by adds up to nothing; change the weights.")
@@ -141,8 +143,8 @@ def _cells(vectors: Vectors, exact: Any, index: Index) -> tuple[Any, Cells]:
     faiss = load_faiss()
     path: Path = index.folder / f"cells-{index.version}.faiss"
     about = path.with_suffix(".json")  # written last: with it, all is there
-    if about.exists():
-        return faiss.read_index(str(path)), Cells(**json.loads(about.read_text(encoding="utf-8")))
+    if about.exists() and (kept := _kept(path, about, len(vectors))):
+        return kept
     count = max(1, min(int(4 * len(vectors) ** 0.5), len(vectors) // 39))  # fewer than 39 in a cell are too few
     found = faiss.IndexIVFFlat(faiss.IndexFlatIP(vectors.shape[1]), vectors.shape[1], count, faiss.METRIC_INNER_PRODUCT)
     found.cp.seed, found.cp.niter = 0, 10
@@ -157,6 +159,16 @@ def _cells(vectors: Vectors, exact: Any, index: Index) -> tuple[Any, Cells]:
         if old.stem != path.stem:
             old.unlink(missing_ok=True)
     return found, cells
+
+
+def _kept(path: Path, about: Path, count: int) -> tuple[Any, Cells] | None:
+    """The cells of so many vectors in files; None: these are damaged, and the cells can be made anew."""
+    try:
+        found, cells = load_faiss().read_index(str(path)), Cells(**json.loads(about.read_text(encoding="utf-8")))
+        fits = (found.ntotal, found.nlist) == (count, cells.count) and cells.probes in range(1, cells.count + 1)
+        return (found, cells) if fits and isinstance(cells.probes, int) and 0 <= cells.recall <= 1 else None
+    except Exception:  # faiss answers damaged files with errors of many types
+        return None
 
 
 def _measured(found: Any, exact: Any, queries: Vectors, own: np.ndarray) -> Cells:
