@@ -30,3 +30,11 @@ def test_damaged(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(CorruptSample, match=r"a.npz: it is no NumPy file"):
         read_arrays(path)
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.NPY"])
+def test_an_archive_that_is_called_otherwise(tmp_path, name):
+    np.savez(tmp_path / "b.npz", x=np.ones(2))
+    (tmp_path / "b.npz").rename(tmp_path / name)
+    with pytest.raises(CorruptSample, match=rf"{name}: it is an NPZ file, which must be called \.npz;"):
+        read_arrays(tmp_path / name)
