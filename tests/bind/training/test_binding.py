@@ -7,11 +7,13 @@ import torch
 import torch.nn.functional as F
 
 from vitrail.bind import ImageBind, ImageBindConfig
+from vitrail.bind.evaluation.datasets import open_data
+from vitrail.bind.evaluation.evaluate import embed_items, evaluate_retrieval
 from vitrail.bind.modalities.depth import Depth
 from vitrail.bind.modalities.imu import Inertial
 from vitrail.bind.modalities.text import Text
 from vitrail.bind.modalities.thermal import Thermal
-from vitrail.bind.training.binding import BindTraining, Handfuls, Pairs
+from vitrail.bind.training.binding import BindTraining, Handfuls, Pairs, RetrievalMetric
 from vitrail.data.loader import LoaderConfig, training_batches
 from vitrail.engine.checkpoint import open_task
 from vitrail.engine.curves import read_curves
@@ -147,6 +149,31 @@ def test_a_run_is_evaluated_by_retrieval_and_is_a_model(experiment, tmp_path):
     depths, texts = zip(*sources, strict=True)
     vectors = model.embed({"depth": depths, "text": texts})
     expected = retrieval(vectors["depth"], vectors["text"], names=("depth", "text"))
+    assert result.metrics == pytest.approx(expected)
+
+
+def test_a_caption_of_many_files_belongs_to_all_of_them():
+    """A perfect model of four classes, each with one caption and fifty files; merged, as of two processes."""
+    metrics = [RetrievalMetric(("depth", "text")) for _ in range(2)]
+    for number in range(200):
+        unit, label = torch.eye(4)[number % 4], number % 4
+        metrics[number % 2].update(unit[None], unit[None], torch.tensor([[1000 + number, label]]))
+    metrics[0].merge(metrics[1])
+    figures = metrics[0].compute()
+    # the files of a class are the same to the model, and each is its caption's own
+    assert figures["text_to_depth_r1"] == figures["depth_to_text_r1"] == 1
+    assert figures["depth_to_text_median_rank"] == figures["text_to_depth_median_rank"] == 1
+
+
+def test_figures_while_training_are_those_of_vitrail_evaluate(experiment, scenes, tmp_path):
+    """Two files share a caption, and one has two."""
+    rows = ["0.npy,near", "1.npy,near", "2.npy,far", "2.npy,away", "0.npy,near"]
+    (tmp_path / "held_out.csv").write_text("\n".join(["depth,caption", *rows]), encoding="utf-8")
+    held_out = Pairs(tmp_path / "held_out.csv", "depth", "text", columns=("depth", "caption"))
+    result = train(replace(experiment, validation=held_out), tmp_path / "run")
+    model, data = ImageBind.load(tmp_path / "run"), open_data(tmp_path / "held_out.csv", "depth")
+    assert len(data.items) == 3
+    expected = evaluate_retrieval(model, embed_items(model, data.items, ["depth"]), "depth")
     assert result.metrics == pytest.approx(expected)
 
 

@@ -1,9 +1,11 @@
 """Training: senses are bound in pairs, by InfoNCE (Sections 6.3.2 and 6.4.5)."""
 
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -191,6 +193,20 @@ class Handfuls:
         return sample
 
 
+class HeldOutPair(NamedTuple):
+    """A sample of `HeldOutPairs`, or a batch of them.
+
+    Attributes:
+        first: [...] or [B, ...].
+        second: the same of the other sense.
+        same: [2] or [B, 2] int64, of each side; what is the same in several pairs has the same number.
+    """
+
+    first: Tensor
+    second: Tensor
+    same: Tensor
+
+
 class HeldOutPairs:
     """A data set of pairs as in an evaluation: nothing is random, and of several clips the middle one counts."""
 
@@ -200,8 +216,14 @@ class HeldOutPairs:
     def __len__(self) -> int:
         return len(self.table)
 
-    def __getitem__(self, number: int) -> Pair:
-        return Pair(*(clips[len(clips) // 2] for clips in self.table.read(number)))
+    def __getitem__(self, number: int) -> HeldOutPair:
+        first, second = (clips[len(clips) // 2] for clips in self.table.read(number))
+        return HeldOutPair(first, second, torch.tensor([_digest(first), _digest(second)]))
+
+
+def _digest(inputs: Tensor) -> int:
+    """A number of 64 bits for what is in a tensor."""
+    return int.from_bytes(blake2b(inputs.numpy().tobytes(), digest_size=8).digest(), "big", signed=True)
 
 
 class BindTask(Task):
@@ -271,7 +293,7 @@ class BindTask(Task):
         """A batch of `Handfuls` and the name of a kind of pairs -> `loss`, `temperature` and `accuracy`.
 
         The latter is the share of the second sense's inputs that find their first among those of the batch. In the
-        phase "evaluate", a batch of `HeldOutPairs` -> unit vectors `first` and `second`, [B, d].
+        phase "evaluate", a batch of `HeldOutPairs` -> unit vectors `first` and `second`, [B, d], and `same` of it.
         """
         if phase == "evaluate":
             return self._evaluate(batch)
@@ -288,11 +310,11 @@ class BindTask(Task):
             temperature = temperature_of(self.model, pairs.first, pairs.second)
         return {"loss": loss, "accuracy": accuracy, "temperature": temperature.detach()}
 
-    def _evaluate(self, batch: Pair) -> dict[str, Tensor]:
+    def _evaluate(self, batch: HeldOutPair) -> dict[str, Tensor]:
         pairs = self.experiment.validation
         assert pairs is not None
         vectors = self.model.encode({pairs.first: batch.first, pairs.second: batch.second})
-        return {"first": vectors[pairs.first].float(), "second": vectors[pairs.second].float()}
+        return {"first": vectors[pairs.first].float(), "second": vectors[pairs.second].float(), "same": batch.same}
 
     def metric(self) -> "RetrievalMetric":
         """Retrieval among the held-out pairs, in both directions."""
@@ -311,23 +333,35 @@ def _part(encoders: nn.ModuleDict, path: str) -> nn.Module:
 
 
 class RetrievalMetric:
-    """Unit vectors of pairs, gathered, and how well each finds its other among all."""
+    """Unit vectors of pairs, gathered, and how well each finds its other among all; what stands in several pairs, as a
+    caption of many files, is one and belongs to all of its others, as in `vitrail evaluate`."""
 
     def __init__(self, names: tuple[str, str]) -> None:
         self.names = names
         self.first: list[Tensor] = []
         self.second: list[Tensor] = []
+        self.same: list[Tensor] = []
 
-    def update(self, first: Tensor, second: Tensor) -> None:
-        """Adds the vectors [B, d] of a batch of pairs."""
+    def update(self, first: Tensor, second: Tensor, same: Tensor) -> None:
+        """Adds the vectors [B, d] of a batch of pairs, and which are the same: see `HeldOutPair`."""
         self.first.append(F.normalize(first, dim=1))
         self.second.append(F.normalize(second, dim=1))
+        self.same.append(same)
 
     def merge(self, other: "RetrievalMetric") -> None:
         """Adds what another process has gathered."""
         self.first += other.first
         self.second += other.second
+        self.same += other.same
 
     def compute(self) -> dict[str, float]:
         """Recalls and median ranks in both directions: see `vitrail.metrics.retrieval.retrieval`."""
-        return retrieval(torch.cat(self.first), torch.cat(self.second), names=self.names)
+        found = [
+            np.unique(numbers, return_index=True, return_inverse=True) for numbers in torch.cat(self.same).numpy().T
+        ]
+        first, second = (
+            torch.cat(vectors)[torch.from_numpy(once)]
+            for vectors, (_, once, _) in zip((self.first, self.second), found, strict=True)
+        )
+        pairs = torch.from_numpy(np.stack([inverse for _, _, inverse in found], axis=1))
+        return retrieval(first, second, pairs, self.names)
