@@ -14,9 +14,15 @@ from vitrail.data.corrupt import CorruptSample
 _ACCELEROMETER = r"(?:imu)?(?:linear)?(?:a|acc|accl|accel|acceleration|accelerometer)"
 _GYROSCOPE = r"(?:imu)?(?:g|w|gyr|gyro|gyroscope|angularvelocity|angularrate|rot|rotation|rotationrate)"
 _UNIT = r"(?:g|ms|mss|mps|rads|radps|degs|dps)?"
-_TIME = r"(?:t|time|times|timestamp|seconds)(?:s|sec|seconds|ms|us|ns)?"
+_TIME = r"(?:t|time|times|timestamp|seconds)(?:s|sec|(?:milli|micro|nano)?seconds|ms|us|ns)?"
 _AXES = tuple((kind, axis) for kind in (_ACCELEROMETER, _GYROSCOPE) for axis in "xyz")
 _NAMES = tuple(f"{kind} {axis}" for kind in ("accelerometer", "gyroscope") for axis in "xyz")
+_UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}  # of time, in a second
+_SPELLED = {
+    **{unit: unit for unit in _UNITS},
+    **{"sec": "s", "second": "s", "seconds": "s", "\u00b5s": "us", "\u03bcs": "us"},
+    **{"milliseconds": "ms", "microseconds": "us", "nanoseconds": "ns"},
+}
 _SLOWEST, _FASTEST = 5.0, 5000.0  # samples a second
 
 
@@ -29,7 +35,9 @@ class Recording:
     values: np.ndarray
     """[T, 6] float64, accelerometer x, y, z, then gyroscope; NaN where something is missing."""
     times: np.ndarray | None = None
-    """[T] float64 in seconds; None: the file does not tell."""
+    """[T] float64; None: the file does not tell."""
+    unit: str | None = None
+    """Of the times: s, ms, us or ns; None: the file does not tell."""
     rate: float | None = None
     """Samples a second; None: the file does not tell."""
 
@@ -39,7 +47,8 @@ def read_recording(source: str | Path | np.ndarray, columns: Sequence[str], time
 
     A table is separated by commas, semicolons, tabs or spaces. Names in its first line are compared without regard to
     case, punctuation and units: accelerometer, accel, accl, acc or a, and gyroscope, gyro, gyr, g or w, each with x, y
-    and z. An NPZ file holds one such array, and may hold `rate`.
+    and z. The name of the times may end in their unit, as `time_ms` and `time (s)` do. An NPZ file holds one such
+    array, and may hold `rate`.
 
     Args:
         source: the file.
@@ -92,7 +101,7 @@ def resample(recording: Recording, own_rate: float | None, rate: int) -> np.ndar
             )
         times = np.arange(len(values)) / own_rate
     elif recording.times is not None:
-        times = _seconds(recording.times, name)
+        times = _seconds(recording.times, recording.unit, name)
     else:
         raise CorruptSample(
             name,
@@ -121,18 +130,18 @@ def _averaged(grid: np.ndarray, times: np.ndarray, values: np.ndarray) -> np.nda
     return means
 
 
-def _seconds(times: np.ndarray, name: str) -> np.ndarray:
-    """Times in seconds from times in s, ms, us or ns: the unit that makes 5 to 5000 samples a second."""
+def _seconds(times: np.ndarray, unit: str | None, name: str) -> np.ndarray:
+    """Times in seconds from times in a unit; None: in the one that makes 5 to 5000 samples a second."""
     if not (np.isfinite(times).all() and (np.diff(times) > 0).all()):
         raise CorruptSample(name, "its times do not rise from line to line")
     step = (times[-1] - times[0]) / (len(times) - 1)  # single ones may be rounded to whole milliseconds
-    for unit in (1.0, 1e3, 1e6, 1e9):
-        if _SLOWEST < unit / step <= _FASTEST:
-            seconds: np.ndarray = (times - times[0]) / unit
+    for each in _UNITS if unit is None else (unit,):
+        if _SLOWEST < _UNITS[each] / step <= _FASTEST:
+            seconds: np.ndarray = (times - times[0]) / _UNITS[each]
             return seconds
+    apart = f"{step:g} {unit}" if unit else f"{step:g}"
     raise CorruptSample(
-        name,
-        f"its times are {step:g} apart, which is no plausible rate; set its rate, as in --set imu.rate=100",
+        name, f"its times are {apart} apart, which is no plausible rate; set its rate, as in --set imu.rate=100"
     )
 
 
@@ -166,7 +175,9 @@ def _read_table(path: Path, columns: Sequence[str], time_column: str | None) -> 
         except (ValueError, IndexError):
             line = number + (1 if header is None else 2)
             raise CorruptSample(path, f"line {line} does not hold the numbers that the others do") from None
-    return Recording(str(path), table[:, :6], None if time is None else table[:, 6])
+    if time is None:
+        return Recording(str(path), table[:, :6])
+    return Recording(str(path), table[:, :6], table[:, 6], None if header is None else _unit(header[time]))
 
 
 def _choose(
@@ -214,6 +225,17 @@ def _place(path: Path, header: list[str] | None, count: int, name: str) -> int:
 def _plain(name: str) -> str:
     """Letters alone, in lower case, without what stands in brackets."""
     return re.sub(r"[^a-z]", "", re.sub(r"[(\[].*?[)\]]", "", name).lower())
+
+
+def _unit(name: str) -> str | None:
+    """Of a column of times: what its name ends in, as `time_ms`, `time (ms)` and `timems` do; None: nothing is named.
+
+    `times` are no seconds.
+    """
+    words = re.findall(r"[^\W\d_]+", name.lower())
+    last = words[-1] if words else ""
+    glued = re.fullmatch(r"(?:t|time|timestamp)(sec|seconds|ms|us|ns)", last)
+    return _SPELLED.get(glued[1] if glued else last)
 
 
 def _is_number(cell: str) -> bool:

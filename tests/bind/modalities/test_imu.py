@@ -112,6 +112,45 @@ def test_units_of_time(tmp_path, unit, rate):
     torch.testing.assert_close(Inertial().read(path), Inertial(rate=rate).read(values), atol=3e-3, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("name", "unit"),
+    [
+        ("time (s)", 1),
+        ("time_s", 1),
+        ("Time [sec]", 1),
+        ("seconds", 1),
+        ("time_ms", 1e3),
+        ("time (ms)", 1e3),
+        ("time_milliseconds", 1e3),
+        ("timems", 1e3),
+        ("timestamp_us", 1e6),
+        ("time (\u00b5s)", 1e6),
+        ("Timestamp [ns]", 1e9),
+    ],
+)
+def test_units_of_time_that_are_named(tmp_path, name, unit):
+    """Of slow and fast recordings alike: steps of 190 ms, and of 0.25 ms."""
+    for rate in (1 / 0.19, 4000):
+        values = motion(rate, 24 / rate)
+        rows = [[number / rate * unit, *row] for number, row in enumerate(values)]
+        path = write(tmp_path / "a.csv", [name, *HEADERS[0]], rows)
+        torch.testing.assert_close(Inertial().read(path), Inertial(rate=rate).read(values), atol=1e-5, rtol=0)
+    # other steps would be plausible in another unit
+    path = write(tmp_path / "a.csv", [name, *HEADERS[0]], [[1.1 * n * unit, *row] for n, row in enumerate(values)])
+    with pytest.raises(CorruptSample, match=r"its times are 1\.?1.* m?u?n?s apart, which is no plausible rate; set"):
+        Inertial().read(path)
+
+
+def test_times_in_the_plural_name_no_unit(tmp_path):
+    values = motion(50, 1)
+    rows = [[20 * number, *row] for number, row in enumerate(values)]
+    for name, options in (("times", {}), ("time", {}), ("when", {"time_column": "when"})):
+        path = write(tmp_path / "a.csv", [name, *HEADERS[0]], rows)
+        torch.testing.assert_close(Inertial(**options).read(path), Inertial(rate=50).read(values))
+    path = write(tmp_path / "a.csv", ["elapsed_ms", *HEADERS[0]], rows)
+    torch.testing.assert_close(Inertial(time_column="elapsed_ms").read(path), Inertial(rate=50).read(values))
+
+
 def test_gaps_are_interpolated(tmp_path):
     values = motion(400, 1)
     values[100:103, 4] = np.nan

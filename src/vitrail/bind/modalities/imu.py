@@ -58,7 +58,8 @@ class Inertial(Modality):
     columns: tuple[str, ...] = ()
     """Of tables: accelerometer x, y, z and gyroscope x, y, z by name or number from 0; empty: known names."""
     time_column: str | None = None
-    """Of tables: the column of times, in s, ms, us or ns, whichever is plausible; None: by known names."""
+    """Of tables: the column of times, in the s, ms, us or ns that its name ends in, or whichever is plausible; None: by
+    known names."""
     acceleration: Literal["m/s^2", "g"] = "m/s^2"
     """Unit in the files, gravity being part of it."""
     rotation: Literal["rad/s", "deg/s"] = "rad/s"
