@@ -55,6 +55,13 @@ def test_few_classes_ties_and_nan():
     metric = Classification(3)
     metric.update(torch.full((2, 3), torch.nan), torch.tensor([0, 2]))
     assert metric.compute()["top1"] == metric.compute()["top5"] == 0
+    metric.update(torch.tensor([[2.0, 1, 0], [0, torch.nan, 0], [0, torch.nan, 0]]), torch.tensor([0, 1, 0]))
+    figures = metric.compute()  # of five samples the third alone is right: of class 0 one of three
+    assert figures["top1"] == 0.2 and figures["mean_class_accuracy"] == pytest.approx(1 / 9, abs=1e-15)
+    assert metric.confusion.tolist() == [[1, 0, 0], [0, 0, 0], [0, 0, 0]]
+    other = Classification(3)
+    other.merge(metric)
+    assert other.compute() == pytest.approx(figures, nan_ok=True)
 
 
 def test_half_precision_logits_are_summed_exactly():

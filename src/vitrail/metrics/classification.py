@@ -15,13 +15,14 @@ class Classification:
     Of equal logits the one of the lower class counts as the greater; a logit that is not a number is never correct.
 
     Attributes:
-        confusion: [C, C] int64, the number of samples by true class (rows) and predicted class (columns).
+        confusion: [C, C] int64, the number of samples by true class (rows) and predicted class (columns), without those
+            that have no predicted class since a logit is not a number.
     """
 
     def __init__(self, classes: int):
         self.classes = classes
         self.confusion = torch.zeros(classes, classes, dtype=torch.int64)
-        self._top1 = 0
+        self._samples = torch.zeros(classes, dtype=torch.int64)  # of each class
         self._top5 = 0
         self._loss = 0.0
 
@@ -49,16 +50,16 @@ class Classification:
         true = logits.gather(1, labels[:, None])
         before = torch.arange(self.classes) < labels[:, None]
         rank = torch.where(before, ~(logits < true), ~(logits <= true)).sum(1)
-        self._top1 += int((rank < 1).sum())
+        self._samples += labels.bincount(minlength=self.classes)
         self._top5 += int((rank < min(5, self.classes)).sum())
         self._loss += float(cross_entropy(logits, labels, reduction="sum"))
-        cells = labels * self.classes + logits.argmax(1)
+        cells = (labels * self.classes + logits.argmax(1))[~logits.isnan().any(1)]
         self.confusion += cells.bincount(minlength=self.classes**2).reshape_as(self.confusion)
 
     def merge(self, other: Self) -> None:
         """Adds what `other` has gathered."""
         self.confusion += other.confusion
-        self._top1 += other._top1
+        self._samples += other._samples
         self._top5 += other._top5
         self._loss += other._loss
 
@@ -71,14 +72,13 @@ class Classification:
         Raises:
             VitrailError: no sample has been added.
         """
-        count = int(self.confusion.sum())
+        count = int(self._samples.sum())
         if not count:
             raise VitrailError("There is nothing to measure: the evaluation had no sample; check the data set.")
-        samples = self.confusion.sum(1)
-        present = samples > 0
+        hits, present = self.confusion.diagonal(), self._samples > 0
         return {
-            "top1": self._top1 / count,
+            "top1": int(hits.sum()) / count,
             "top5": self._top5 / count,
             "loss": self._loss / count,
-            "mean_class_accuracy": float((self.confusion.diagonal()[present] / samples[present].double()).mean()),
+            "mean_class_accuracy": float((hits[present] / self._samples[present].double()).mean()),
         }
