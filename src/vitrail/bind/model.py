@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vitrail.bind.modalities import MODALITIES
 from vitrail.bind.modality import Modality
 from vitrail.config import check_range
+from vitrail.data.corrupt import CorruptSample
 from vitrail.errors import VitrailError
 from vitrail.layers.low_rank import load_beneath
 
@@ -76,6 +77,10 @@ class LogitScale(nn.Module):
     def forward(self, vectors: Tensor) -> Tensor:
         """[..., d] -> [..., d]."""
         return vectors * self.log_scale.exp().clamp(max=LARGEST_SCALE)
+
+
+TOO_LARGE = "its numbers are too large"
+"""What is wrong with a file whose vector is not finite."""
 
 
 class ImageBind(nn.Module):
@@ -161,7 +166,8 @@ class ImageBind(nn.Module):
             name -> [n, dimension] unit vectors, float32, on the CPU.
 
         Raises:
-            VitrailError: a sense that this model does not have, or a file that cannot be read.
+            VitrailError: a sense that this model does not have.
+            FileError, CorruptSample: a file that cannot be read, or whose numbers are too large for the encoder.
         """
         senses = {name: self.modality(name) for name in sources}
 
@@ -170,7 +176,12 @@ class ImageBind(nn.Module):
                 for _, clips in senses[name].parts(source):
                     yield number, clips
 
-        return {name: self.embed_clips(name, parts(name), len(sources[name]), batch_size) for name in senses}
+        made = {name: self.embed_clips(name, parts(name), len(sources[name]), batch_size) for name in senses}
+        for name, vectors in made.items():
+            for source, finite in zip(sources[name], vectors.isfinite().all(dim=1).tolist(), strict=True):
+                if not finite:
+                    raise CorruptSample(source, TOO_LARGE)
+        return made
 
     @torch.inference_mode()
     def embed_clips(

@@ -80,6 +80,21 @@ def test_files_that_cannot_be_read(model, pictures):
         embed_items(model, items[1:2], ["thermal"], on_corrupt="skip")
 
 
+def test_numbers_beyond_what_can_be_embedded(tmp_path):
+    for name, loudness in {"a.wav": 0.1, "b.wav": 1e30, "c.wav": 0.2}.items():
+        soundfile.write(tmp_path / name, loudness * np.sin(np.arange(32_000.0)), 16_000, subtype="FLOAT")
+    model = ImageBindConfig(8, {"audio": Audio(**TINY)}).build().eval()
+    items = [Item(tmp_path / name, ("a",)) for name in ("a.wav", "b.wav", "c.wav")]
+    sentence = r"Cannot read .*b\.wav: its numbers are too large;"
+    with pytest.raises(CorruptSample, match=sentence):
+        embed_items(model, items, ["audio"])
+    with pytest.raises(CorruptSample, match=sentence):
+        model.embed({"audio": [item.path for item in items]})
+    found = embed_items(model, items, ["audio"], on_corrupt="skip")
+    assert found.items == (items[0], items[2]) and found.vectors.isfinite().all() and len(found.vectors) == 2
+    assert found.skipped == {str(tmp_path / "b.wav"): "its numbers are too large"}
+
+
 def test_parts_of_recordings(tmp_path):
     soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 160000), 16000)
     torch.manual_seed(0)

@@ -14,7 +14,7 @@ from vitrail.bind.evaluation.few_shot import FewShot, choose_shots, linear_accur
 from vitrail.bind.evaluation.zero_shot import ZeroShotClassifier, blend
 from vitrail.bind.grey import GreyPicture, grey_values
 from vitrail.bind.modality import Modality
-from vitrail.bind.model import ImageBind
+from vitrail.bind.model import TOO_LARGE, ImageBind
 from vitrail.bind.spans import Span
 from vitrail.data.corrupt import CorruptSample
 from vitrail.errors import FileError, VitrailError
@@ -63,19 +63,25 @@ def embed_items(
     skipped: dict[str, str] = {}
     left_out: set[int] = set()  # of a file, some parts may be readable
 
+    def leave_out(number: int, error: FileError) -> None:
+        if on_corrupt == "stop":
+            raise error
+        left_out.add(number)
+        skipped[str(items[number].path)] = error.reason if isinstance(error, CorruptSample) else str(error)
+
     def read(modality: Modality) -> Iterator[tuple[int, Tensor]]:
         for number, item in enumerate(items):
             try:
                 yield number, read_item(modality, item)
             except FileError as error:
-                if on_corrupt == "stop":
-                    raise
-                left_out.add(number)
-                skipped[str(item.path)] = error.reason if isinstance(error, CorruptSample) else str(error)
+                leave_out(number, error)
             done()
 
     modalities = [model.modality(sense) for sense in senses]
     parts = [model.embed_clips(one.name, read(one), len(items), batch_size) for one in modalities]
+    for part in parts:
+        for number in (~part.isfinite().all(dim=1)).nonzero()[:, 0].tolist():
+            leave_out(number, CorruptSample(items[number].path, TOO_LARGE))
     kept = [number for number in range(len(items)) if number not in left_out]
     if not kept:
         first = next((f"{path}: {reason}" for path, reason in skipped.items()), "there is none")

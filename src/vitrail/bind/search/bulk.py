@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vitrail.bind.modalities import MODALITIES
 from vitrail.bind.modality import Modality
-from vitrail.bind.model import ImageBind
+from vitrail.bind.model import TOO_LARGE, ImageBind
 from vitrail.bind.search.index import Embedded, Source
 from vitrail.bind.spans import Span
 from vitrail.data.corrupt import CorruptSample
@@ -111,7 +111,7 @@ def embed_sources(
             own[owner].append(row)
         for number, its in own.items():
             if number not in failed and not np.isfinite(vectors[its]).all():
-                failed[number] = VitrailError(f"Cannot embed {paths[number]}: its numbers are too large; leave it out.")
+                failed[number] = VitrailError(f"Cannot embed {paths[number]}: {TOO_LARGE}; leave it out.")
             results[number] = failed.get(number) or Embedded([rows[row][1] for row in its], vectors[its])
     return [results[number] for number in range(len(sources))]
 
