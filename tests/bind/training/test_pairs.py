@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from vitrail.bind.modalities.audio import Audio
 from vitrail.bind.modalities.depth import Depth
 from vitrail.bind.modalities.imu import GRAVITY, Inertial
 from vitrail.bind.modalities.text import Text
@@ -141,6 +142,31 @@ def test_windows_are_not_aligned_on_wish(recordings):
     found = begins(pairs, 1)
     assert 3 - 2e-3 <= found.min() < found.max() <= 5 + 2e-3
     assert np.abs(found[:, 0] - found[:, 1]).max() > 0.5
+
+
+def test_parts_that_go_beyond_a_recording(recordings):
+    """They end with it; they do not begin after it."""
+    pairs = PairTable(recordings("3,100", "20,5", "31,"), Inertial(**SMALL), Wrist(**SMALL))
+    found = begins(pairs)
+    assert 3 - 2e-3 <= found.min() < found.max() <= 15 + 2e-3  # b lasts 20 s, and a window 5
+    for number, name, seconds, begin in ((1, "b", 20, 20), (2, "a", 30, 31)):
+        with pytest.raises(
+            CorruptSample, match=rf"{name}\.npz: it lasts {seconds} s, and a part is to begin at {begin}"
+        ):
+            pairs[number]
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+def test_parts_that_begin_after_a_sound(recordings, tmp_path, aligned):
+    soundfile = pytest.importorskip("soundfile")
+    soundfile.write(tmp_path / "a.wav", np.zeros(4 * 16_000), 16_000)
+    recordings()
+    (tmp_path / "one.csv").write_text("imu,audio,start,seconds\na.npz,a.wav,3,5\na.npz,a.wav,4,5\n", encoding="utf-8")
+    pairs = PairTable(tmp_path / "one.csv", Inertial(**SMALL), Audio(**SMALL), aligned=aligned)
+    assert pairs[0].second.shape == (1, 128, 204)
+    for read in (pairs.__getitem__, pairs.read):
+        with pytest.raises(CorruptSample, match=r"a\.wav: it lasts 4 s, and a part is to begin at 4 s"):
+            read(1)
 
 
 def test_a_part_holds_for_one_sense_too(recordings, tmp_path):

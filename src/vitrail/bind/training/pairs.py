@@ -12,7 +12,7 @@ from torch import Tensor
 from vitrail.bind.augmentation import Crop
 from vitrail.bind.grey import picture_size
 from vitrail.bind.modality import Modality
-from vitrail.bind.spans import known_span
+from vitrail.bind.spans import check_span, known_span
 from vitrail.bind.training.rows import Rows, Senses, Sources, TableRows, TarRows
 from vitrail.errors import VitrailError
 
@@ -131,9 +131,11 @@ class PairTable:
         if not math.isnan(begin) or (self.aligned and len(timed) == 2):
             begin = 0.0 if math.isnan(begin) else float(begin)
             senses: list[Any] = [modalities[side] for side in timed]
-            if math.isnan(seconds):
-                ends = [sense.duration(sources[side]) for side, sense in zip(timed, senses, strict=True)]
-                seconds = min(ends, default=begin) - begin
+            ends = [sense.duration(sources[side]) for side, sense in zip(timed, senses, strict=True)]
+            for side, end in zip(timed, ends, strict=True):
+                check_span(sources[side], (begin, 0.0), end)
+            left = min(ends, default=begin) - begin
+            seconds = left if math.isnan(seconds) else min(seconds, left)
             together = _within(begin, seconds, max((sense.window for sense in senses), default=0.0), generator)
             for side, sense in zip(timed, senses, strict=True):
                 alone = _within(begin, seconds, sense.window, generator)
