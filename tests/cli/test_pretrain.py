@@ -30,6 +30,14 @@ def test_probe(pretrained, run, photos, tmp_path, capsys):
     assert (tmp_path / "layers.png").exists()
     assert main(["pretrain", "probe", str(run), *data, "--knn"]) == 0  # a classifier's backbone
     assert "20 nearest neighbours" in capsys.readouterr().out
+    command = ["pretrain", "probe", str(pretrained), *data]
+    assert main([*command, "--layers", "1,1", "--knn", "1000"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    count = len(list((photos / "train").glob("*/*")))
+    names = ["linear, layer 1", "linear, output", f"{count} nearest neighbours"]
+    assert [name in line for name, line in zip(names, lines[1:], strict=True)] == [True] * 3
+    assert main([*command, "--penalty", "nan", "--data", "nowhere"]) == 1  # said before anything is read
+    assert "The penalty of a linear probe is nan; it must be a number" in capsys.readouterr().err
     for layers in ("first", "9" * 5000):
         assert main(["pretrain", "probe", str(pretrained), *data, "--layers", layers]) == 1
         assert f"--layers is '{layers}'; give numbers" in capsys.readouterr().err

@@ -1,3 +1,5 @@
+import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -52,10 +54,19 @@ def test_features_are_means_of_each_layer_and_the_output():
     for layer, tokens in zip((0, 2), features.layers, strict=True):
         torch.testing.assert_close(found.layers[layer], tokens.mean(dim=1))
     torch.testing.assert_close(found.layers[OUTPUT], features.class_token)
+    twice = extract(backbone, images, [2, 0, 2], batch_size=2, loader=HERE)
+    assert list(twice.layers) == [2, 0, OUTPUT] and twice.layers[2].equal(found.layers[2])
     with pytest.raises(VitrailError, match="layers 0 to 2"):
         extract(backbone, images, [3], loader=HERE)
     with pytest.raises(VitrailError, match="have no labels"):
         extract(backbone, [UnlabelledImage(batch[0])], loader=HERE)
+
+
+@pytest.mark.parametrize("penalty", [math.nan, math.inf, -1.0, 1e38])
+def test_penalties_that_cannot_be(penalty):
+    with pytest.raises(VitrailError, match=f"is {re.escape(f'{penalty:g}')}; it must be a number from 0 to 1000000"):
+        fit_linear(torch.eye(4), torch.arange(4), penalty)
+    assert fit_linear(torch.eye(4), torch.arange(4), 1e6).weight.abs().max() < 1e-6
 
 
 def test_one_class_is_refused():

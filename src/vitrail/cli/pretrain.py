@@ -57,9 +57,10 @@ def run_probe(arguments: argparse.Namespace) -> int:
 
     from vitrail.data.datasets import ImageData
     from vitrail.plots import check_figure
-    from vitrail.pretrain.probe import OUTPUT, extract, plot_layers, probe
+    from vitrail.pretrain.probe import OUTPUT, check_penalty, extract, plot_layers, probe
     from vitrail.weights import open_network
 
+    check_penalty(arguments.penalty)
     if arguments.plot:
         check_figure(arguments.plot)
     place, optional = device(arguments.device), lambda path: Path(path) if path else None
@@ -84,7 +85,8 @@ def run_probe(arguments: argparse.Namespace) -> int:
             for layer, accuracy in found.linear.items()
         ]
         if found.neighbours is not None:
-            rows.append((name, f"{arguments.knn} nearest neighbours", f"{100 * found.neighbours:.1f}"))
+            voting = min(arguments.knn, len(known.labels))
+            rows.append((name, f"{voting} nearest neighbours", f"{100 * found.neighbours:.1f}"))
     print_table(("network", "probe", "accuracy (%)"), rows)
     if arguments.plot:
         plot_layers(curves, arguments.plot)

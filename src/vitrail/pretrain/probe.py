@@ -42,7 +42,7 @@ def extract(
     Args:
         backbone: on `device`, in evaluation mode.
         images: samples with an `image` and a `label`.
-        layers: by number, 0-based; the class token is always among the results.
+        layers: by number, 0-based, each once if it is named twice; the class token is always among the results.
         batch_size: images at once.
         device: where the backbone is.
         loader: how images are read.
@@ -50,6 +50,7 @@ def extract(
     Raises:
         VitrailError: no such layer; the images have no labels.
     """
+    layers = list(dict.fromkeys(layers))
     found: dict[int, list[Tensor]] = {layer: [] for layer in (*layers, OUTPUT)}
     labels = []
     for batch in evaluation_batches(images, batch_size=batch_size, loader=loader):
@@ -85,6 +86,12 @@ class LinearClassifier:
         return float((self(features).argmax(dim=1) == labels).double().mean())
 
 
+def check_penalty(penalty: float) -> None:
+    """Raises VitrailError if no linear classifier can be found under it; at its limit, weights are long 0."""
+    if not 0 <= penalty <= 1e6:
+        raise VitrailError(f"The penalty of a linear probe is {penalty:g}; it must be a number from 0 to 1000000.")
+
+
 def fit_linear(features: Tensor, labels: Tensor, penalty: float = 1e-3, iterations: int = 300) -> LinearClassifier:
     """The classifier of the least mean cross-entropy + penalty / 2 |W|^2, by L-BFGS on all features at once.
 
@@ -97,8 +104,9 @@ def fit_linear(features: Tensor, labels: Tensor, penalty: float = 1e-3, iteratio
         iterations: of L-BFGS, at most.
 
     Raises:
-        VitrailError: the labels are all the same.
+        VitrailError: the labels are all the same, or the penalty cannot be.
     """
+    check_penalty(penalty)
     if len(labels.unique()) < 2:
         raise VitrailError("A linear probe needs images of at least two classes; give some.")
     mean, deviation = features.mean(dim=0), (features.var(dim=0, unbiased=False) + 1e-5).sqrt()
@@ -139,7 +147,7 @@ def probe(
         train: what they learn from.
         test: what they are tested on, by the same backbone.
         penalty: of `fit_linear`.
-        neighbours: how many vote; None: no vote.
+        neighbours: how many vote, at most all; None: no vote.
     """
     linear = {
         layer: fit_linear(features, train.labels, penalty).accuracy(test.layers[layer], test.labels)
