@@ -233,7 +233,16 @@ def list_images(folder: str | Path, recursive: bool = False) -> list[Path]:
 
 
 def image_names(folder: str | Path, recursive: bool = False) -> Iterator[str]:
-    """The paths of a folder's images relative to it: its own first, then folder by folder, in natural order.
+    """The paths of a folder's images relative to it, as `walk` gives those of all files.
+
+    Raises:
+        FileError: a folder cannot be read.
+    """
+    return filter(is_image, walk(folder, recursive))
+
+
+def walk(folder: str | Path, recursive: bool = True) -> Iterator[str]:
+    """The paths of a folder's files relative to it: its own first, then folder by folder, in natural order.
 
     Hidden files and folders are passed over; links are followed, except back into a folder that they lie in.
 
@@ -244,7 +253,7 @@ def image_names(folder: str | Path, recursive: bool = False) -> Iterator[str]:
 
 
 def _walk(folder: Path, prefix: str, recursive: bool, above: tuple[Path, ...]) -> Iterator[str]:
-    files, folders = scan(folder)
+    files, folders = _scan(folder)
     yield from (prefix + name for name in files)
     if recursive:
         above = (*above, folder.resolve())
@@ -259,16 +268,19 @@ def scan(folder: str | Path) -> tuple[list[str], list[str]]:
     Raises:
         FileError: the folder cannot be read.
     """
-    files, folders = [], []
+    files, folders = _scan(folder)
+    return list(filter(is_image, files)), folders
+
+
+def _scan(folder: str | Path) -> tuple[list[str], list[str]]:
+    files: list[str] = []
+    folders: list[str] = []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                if entry.is_dir():
-                    folders.append(entry.name)
-                elif is_image(entry.name):
-                    files.append(entry.name)
+                (folders if entry.is_dir() else files).append(entry.name)
     except OSError as error:
         raise FileError(f"Cannot read the folder {folder}: {error.strerror}; check its path and its rights.") from None
     return sorted(files, key=natural_key), sorted(folders, key=natural_key)

@@ -66,7 +66,8 @@ def test_vggsound(tmp_path):
     rows = ["-0jeONf82dE,21,horse clip-clop,test", '-a,5,"people eating, crisps",train', "b,100,skiing,test"]
     write(tmp_path / "vggsound.csv", "\n".join(rows))
     write(tmp_path / "clips/-0jeONf82dE_000021.mp4")
-    write(tmp_path / "clips/b_000100.wav")
+    write(tmp_path.with_name("elsewhere") / "b_000100.wav")
+    (tmp_path / "clips/link").symlink_to(tmp_path.with_name("elsewhere"))
     data = LAYOUTS["vggsound"](tmp_path)
     assert list(data.classes) == ["horse clip-clop", "people eating, crisps", "skiing"]  # of both parts
     assert [(item.path.name, item.labels) for item in data.items] == [

@@ -32,6 +32,16 @@ def test_files_are_sorted_by_pattern_and_suffix(folder):
     assert [source.name for source in sources] == ["b.TXT", "notes/a.md", "notes/z.txt"] and unknown == 1
 
 
+def test_links_are_followed_but_not_back(folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "far.txt").write_text("far")
+    (folder / "notes" / "link").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(folder)
+    (folder / "notes" / "gone.txt").symlink_to(folder / "nothing")
+    sources, unknown = sort_files(folder)
+    assert [source.name for source in sources] == ["b.TXT", "notes/link/far.txt", "notes/z.txt"] and unknown == 2
+
+
 def test_the_first_pattern_counts():
     patterns = {"scans/*": "depth", "*.txt": "thermal"}
     assert modality_of("scans/a.txt", patterns) == "depth" and modality_of("a.txt", patterns) == "thermal"

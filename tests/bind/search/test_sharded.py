@@ -55,8 +55,11 @@ def test_what_is_in_tars(folder, tmp_path):
     assert {source.path for source in sources} == {folder / f"part-{shard}.tar" for shard in range(3)}
     assert list_shards(folder, {"*/about.json": "imu"})[0].modality == "text"
     assert sum(source.modality == "imu" for source in list_shards(folder, {"*/about.json": "imu"})) == 3
+    (tmp_path / "links").mkdir()
     with pytest.raises(VitrailError, match=r"There is no \.tar in .*; name a folder that holds some\.$"):
-        list_shards(tmp_path / "nowhere")
+        list_shards(tmp_path / "links")
+    (tmp_path / "links" / "there").symlink_to(folder)
+    assert [source.name for source in list_shards(tmp_path / "links")] == [f"there/{name}" for name in TEXTS]
     (folder / "bad.tar").write_bytes(b"no tar at all")
     with pytest.raises(VitrailError, match=r"bad\.tar \(13 bytes\) is truncated, damaged or not a plain tar file; "):
         list_shards(folder)

@@ -14,7 +14,7 @@ import torch
 from vitrail.bind.evaluation.datasets import EvaluationSet, Item, class_folders, labelled
 from vitrail.bind.modalities.audio import Audio
 from vitrail.bind.prompts import LLVIP, NYU_D, SUN_D
-from vitrail.data.images import image_size, natural_key
+from vitrail.data.images import image_size, natural_key, walk
 from vitrail.data.video import SUFFIXES
 from vitrail.errors import FileError, VitrailError
 
@@ -254,7 +254,8 @@ def _present(items: Iterable[Item], expected: int, table: Path) -> tuple[Item, .
 def _by_stem(folder: Path) -> dict[str, Path]:
     """Sounds and videos at any depth, by name without suffix."""
     known = Audio.suffixes | SUFFIXES
-    return {path.stem: path for path in sorted(_folder(folder).rglob("*")) if path.suffix.lower() in known}
+    paths = sorted(folder / name for name in walk(_folder(folder)))
+    return {path.stem: path for path in paths if path.suffix.lower() in known}
 
 
 def _folder(folder: Path, name: str = "the data set") -> Path:

@@ -16,6 +16,7 @@ from vitrail.bind.model import TOO_LARGE, ImageBind
 from vitrail.bind.search.index import Embedded, Source
 from vitrail.bind.spans import Span
 from vitrail.data.corrupt import CorruptSample
+from vitrail.data.images import walk
 from vitrail.data.video import SUFFIXES, read_tracks
 from vitrail.errors import VitrailError
 
@@ -26,22 +27,23 @@ def sort_files(
     """The files at any depth below a folder that are of some sense, in order of name.
 
     Args:
-        folder: hidden files and folders in it are left aside.
+        folder: hidden files and folders in it are left aside, and links are followed: see `vitrail.data.images.walk`.
         patterns: pattern of names relative to `folder` -> sense, for files that suffixes do not tell: depth and heat
             come as pictures. The first that fits counts.
         aside: a folder whose files are left aside too.
 
     Returns:
         The files, and how many more there were that are of no known sense.
+
+    Raises:
+        FileError: a folder cannot be read.
     """
     sources, unknown = [], 0
     aside = aside and aside.resolve()
-    for path in sorted(folder.rglob("*")):
+    for path in sorted(folder / name for name in walk(folder)):
+        if not path.is_file() or (aside is not None and aside in path.resolve().parents):
+            continue
         name = path.relative_to(folder).as_posix()
-        if any(part.startswith(".") for part in Path(name).parts) or not path.is_file():
-            continue
-        if aside is not None and aside in path.resolve().parents:
-            continue
         modality = modality_of(name, patterns)
         if modality is None:
             unknown += 1

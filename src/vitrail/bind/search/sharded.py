@@ -19,6 +19,7 @@ from typing import Any
 from vitrail.bind.model import ImageBind
 from vitrail.bind.search.bulk import embed_sources, modality_of
 from vitrail.bind.search.index import Changes, Embedded, Index, Source
+from vitrail.data.images import walk
 from vitrail.data.shards import read_members
 from vitrail.errors import FileError, VitrailError
 
@@ -43,14 +44,14 @@ def list_shards(folder: Path, patterns: Mapping[str, str] | None = None) -> list
     """The files of known senses in the tars at any depth below a folder, tar by tar.
 
     Args:
-        folder: with files ending in .tar.
+        folder: with files ending in .tar, found as by `vitrail.data.images.walk`.
         patterns: as for `vitrail.bind.search.bulk.sort_files`, of names such as "part-00.tar/0001.jpg".
 
     Raises:
         FileError: there is no tar, or one is damaged.
     """
     sources = []
-    tars = sorted(folder.rglob("*.tar"))
+    tars = sorted(folder / name for name in walk(folder) if name.endswith(".tar"))
     for path in tars:
         shard = path.relative_to(folder).as_posix()
         names = [f"{shard}/{member.name}" for member in read_members(path)]
