@@ -1,6 +1,7 @@
 """`vitrail bind`, with a tiny model of texts alone: what one sense does, all do."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -57,6 +58,19 @@ def test_embed_writes_a_table(model, files, tmp_path, capsys):
     assert table["name"].to_pylist() == [f"{files}/{name}" for name in TEXTS]
     assert table["modality"].to_pylist() == ["text"] * 3
     np.testing.assert_allclose(table["vector"].to_pylist(), embedded(model, list(TEXTS.values())), atol=1e-6)
+
+
+def test_a_name_that_is_not_in_utf8_keeps_no_others(model, files, tmp_path, capsys):
+    (files / "notes.xyz").unlink()
+    (files / os.fsdecode(b"b\xff.txt")).write_text("a dog barks")
+    said = r"b\udcff.txt' is not in UTF-8, as tables keep names; rename the file."
+    for command in (["embed", "-o", str(tmp_path / "v.parquet")], ["index", "-o", str(tmp_path / "index")]):
+        assert main(["bind", *command, str(files), "--model", str(model), "--device", "cpu"]) == 1
+        found = capsys.readouterr()
+        assert found.err.endswith(f"{said}\n") and found.out.split(": ")[-1].startswith("3 ")
+    command = ["bind", "classify", str(files), "--labels", "dog", "cat", "--template", "{}", "--json"]
+    assert main([*command, "--model", str(model), "--device", "cpu"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 4
 
 
 def test_the_advice_on_a_file_of_no_known_sense_helps(model, files, tmp_path, capsys):

@@ -94,6 +94,7 @@ def run_embed(arguments: argparse.Namespace) -> int:
 
     from vitrail.bind.search.bulk import embed_sources, with_sound
     from vitrail.bind.search.index import Entry, write_vectors
+    from vitrail.bind.search.parts import cannot_keep
     from vitrail.files import check_writable
 
     if Path(arguments.output).suffix != ".parquet":
@@ -103,7 +104,8 @@ def run_embed(arguments: argparse.Namespace) -> int:
     model = load_bind(arguments, settings_of(said_settings(arguments.settings)))
     # Files of several folders may be called alike below them.
     sources = [replace(source, name=str(source.path)) for source in _known(model, with_sound(sources))]
-    entries, vectors, failed = [], [], []
+    entries, vectors, failed = [], [], [sentence for source in sources if (sentence := cannot_keep(source.name))]
+    sources = [source for source in sources if not cannot_keep(source.name)]
     with progress() as bar:
         job = bar.add_task("Embedding", total=len(sources))
         for begin in range(0, len(sources), arguments.batch_size):

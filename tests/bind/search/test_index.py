@@ -89,9 +89,13 @@ def test_a_file_that_can_no_longer_be_embedded_is_forgotten(files, tmp_path):
     assert {entry.name for entry in index.read()[0]} == {"a", "c"}
 
 
-def test_names_that_cannot_be_kept(tmp_path):
-    with pytest.raises(FileError, match=r"The name 'b\\udcff' is not in UTF-8"):
-        Source(tmp_path, "b\udcff", "text")
+def test_names_that_cannot_be_kept(files, tmp_path):
+    index = Index.open_or_make(tmp_path / "index", "toy", 4)
+    (files / os.fsdecode(b"b\xff")).write_text("five")
+    sentence = r"The name 'b\udcff' is not in UTF-8, as tables keep names; rename the file."
+    for added in (3, 0):
+        assert index.update(sources(files), embed) == module.Changes(added, 3 - added, 0, (sentence,))
+        assert len(index.read()[0]) == 4 and index.stale(sources(files)) == []
 
 
 def test_pruning_can_be_left_out(files, tmp_path):

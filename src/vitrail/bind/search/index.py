@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 from filelock import FileLock, Timeout
 
-from vitrail.bind.search.parts import COLUMNS, Row, Vectors, is_part, matrix, read_part, schema
+from vitrail.bind.search.parts import COLUMNS, Row, Vectors, cannot_keep, is_part, matrix, read_part, schema
 from vitrail.errors import FileError, VitrailError
 from vitrail.files import atomic_path, remove_unfinished, write_text
 from vitrail.tables import load_arrow
@@ -38,12 +38,6 @@ class Source:
     """What the index calls it."""
     modality: str
     """Which sense it belongs to."""
-
-    def __post_init__(self) -> None:
-        try:
-            self.name.encode()
-        except UnicodeEncodeError:
-            raise FileError(f"The name {self.name!a} is not in UTF-8, as an index keeps names; rename it.") from None
 
 
 @dataclass(frozen=True)
@@ -212,7 +206,9 @@ class Index:
                 for source in few:
                     seen.add((source.name, source.modality))
                     stamp = _changed(source, stamps)
-                    if stamp is None:
+                    if sentence := cannot_keep(source.name):
+                        failed.append(sentence)
+                    elif stamp is None:
                         kept += 1
                     else:
                         stale.append((source, stamp))
@@ -238,7 +234,8 @@ class Index:
     def stale(self, sources: Iterable[Source]) -> list[Source]:
         """Those that an update would embed: new, or changed since they were embedded."""
         stamps = self._stamps()
-        return [source for source in sources if _changed(source, stamps) is not None]
+        kept = [source for source in sources if not cannot_keep(source.name)]
+        return [source for source in kept if _changed(source, stamps) is not None]
 
     def read(self) -> tuple[list[Entry], Vectors]:
         """What is in the index, by name and time, and the vectors [n, d].

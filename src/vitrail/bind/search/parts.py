@@ -37,6 +37,15 @@ def is_part(name: Any) -> bool:
     return isinstance(name, str) and re.fullmatch(r"[0-9]{8,}\.parquet", name) is not None
 
 
+def cannot_keep(name: str) -> str | None:
+    """Why a file's name cannot stand in a table, in a sentence; None: it can."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return f"The name {name!a} is not in UTF-8, as tables keep names; rename the file."
+    return None
+
+
 def schema(dimension: int, columns: Sequence[str] = COLUMNS) -> Any:
     """Arrow's, of some of the columns."""
     arrow, _ = load_arrow()
