@@ -176,6 +176,9 @@ def test_search_by_a_text_and_by_sums(model, index, capsys):
     hits = search(index, capsys, "--text", "a dog barks", "--text=rain on a roof", "--weights", "1", "-0.5")
     assert {hit["name"]: hit["similarity"] for hit in hits} == pytest.approx(expected, abs=1e-5)
     assert [hit["name"] for hit in hits] == sorted(expected, key=lambda name: -expected[name])
+    for weights in (["1", "-5e-1"], ["2E2", "-1.E+2"], ["+.1", "-.05"]):
+        again = search(index, capsys, "--text", "a dog barks", "--text=rain on a roof", "--weights", *weights)
+        assert {hit["name"]: hit["similarity"] for hit in again} == pytest.approx(expected, abs=1e-5)
     assert search(index, capsys, "--text", "a", "--count", "1", "--only", "audio", "image") == []
     assert main(["bind", "search", str(index), "--text", "a", "--only", "sound"]) == 1
     assert "There is no sense sound for --only; choose among " in capsys.readouterr().err
@@ -199,6 +202,8 @@ def test_another_model_is_refused(files, index, tmp_path, capsys):
         (["--text"], "--text is followed by nothing"),
         (["--smell", "rose"], "There is no --smell to search by"),
         (["rose"], "There is no rose to search by"),
+        (["--text", ""], "The text to search by is empty; say something"),
+        (["--text= "], "The text to search by is empty"),
         (["--text", "a", "--weights", "1", "2"], "1 things to search by have 2 weights"),
     ],
 )
@@ -218,6 +223,7 @@ def test_queries_that_are_none(index, capsys, fields, sentence):
         (["embed", "{files}/a.txt", "-o", "{tmp}/v.csv"], "its name must end in .parquet"),
         (["embed", "{files}/a.txt", "-o", "{files}/a.txt/v.parquet"], "a file stands where its folder should be"),
         (["search", "{files}", "--text", "a"], "There is no index in"),
+        (["search", "--text", "rain", "{files}"], "There is no index in rain; name one before what to search by, or"),
     ],
 )
 def test_mistakes(model, files, tmp_path, capsys, words, sentence):

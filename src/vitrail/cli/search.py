@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ def add_ways(ways: Any) -> None:
     search.add_argument("--exact", action="store_true", help="look at every vector of even a very large index")
     search.add_argument("--model", metavar="MODEL", help="where the index's model is now (default: where it was)")
     add_device(search)
+    _take_negative_numbers(search)
     search.set_defaults(run=run_search, takes_fields=True)
 
     generate = ways.add_parser(
@@ -50,19 +52,32 @@ def add_ways(ways: Any) -> None:
     generate.add_argument("--model", default="imagebind_huge", help="a published name, a file or a run")
     add_settings(generate)
     add_device(generate)
+    _take_negative_numbers(generate)
     generate.set_defaults(run=run_generate, takes_fields=True)
+
+
+def _take_negative_numbers(parser: argparse.ArgumentParser) -> None:
+    """As weights, also such as -1e-3, which argparse takes for an option."""
+    parser._negative_number_matcher = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.IGNORECASE)
 
 
 def run_search(arguments: argparse.Namespace) -> int:
     """`vitrail bind search`."""
     from vitrail.bind.checkpoints.storage import fingerprint
     from vitrail.bind.modalities import MODALITIES
-    from vitrail.bind.search.index import Index
+    from vitrail.bind.search.index import MANIFEST, Index
     from vitrail.bind.search.searcher import EXACT_BELOW, Searcher, combine
 
     if unknown := set(arguments.only) - set(MODALITIES):
         raise VitrailError(f"There is no sense {min(unknown)} for --only; choose among {', '.join(MODALITIES)}.")
     query = _query(arguments.fields, "search by")
+    if not Path(
+        arguments.index, MANIFEST
+    ).exists():  # of --text rain INDEX, argparse, to which senses are unknown, takes rain
+        raise FileError(
+            f"There is no index in {arguments.index}; name one before what to search by, or make one with: vitrail "
+            "bind index."
+        )
     index = Index.open(arguments.index)
     source = arguments.model or index.source
     if fingerprint(source) != index.model:
@@ -140,6 +155,8 @@ def _query(fields: list[str], use: str) -> list[tuple[str, str | Path]]:
         thing = value if equals else next(rest, None)
         if thing is None:
             raise VitrailError(f"{field} is followed by nothing; say what to {use}.")
+        if sense == "text" and not thing.strip():
+            raise VitrailError(f"The text to {use} is empty; say something.")
         query.append((sense, thing if sense == "text" else Path(thing)))
     if not query:
         raise VitrailError(f"There is nothing to {use}; give --{', --'.join(MODALITIES)}, one or several.")
