@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from vitrail.bind.modalities import MODALITIES
 from vitrail.bind.modality import Modality
 from vitrail.config import check_range
-from vitrail.data.corrupt import CorruptSample
+from vitrail.data.corrupt import TOO_LARGE, CorruptSample
 from vitrail.errors import VitrailError
 from vitrail.layers.low_rank import load_beneath
 
@@ -77,10 +77,6 @@ class LogitScale(nn.Module):
     def forward(self, vectors: Tensor) -> Tensor:
         """[..., d] -> [..., d]."""
         return vectors * self.log_scale.exp().clamp(max=LARGEST_SCALE)
-
-
-TOO_LARGE = "its numbers are too large"
-"""What is wrong with a file whose vector is not finite."""
 
 
 class ImageBind(nn.Module):

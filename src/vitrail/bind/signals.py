@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from vitrail.data.arrays import read_arrays
-from vitrail.data.corrupt import CorruptSample
+from vitrail.data.corrupt import TOO_LARGE, CorruptSample
 
 _ACCELEROMETER = r"(?:imu)?(?:linear)?(?:a|acc|accl|accel|acceleration|accelerometer)"
 _GYROSCOPE = r"(?:imu)?(?:g|w|gyr|gyro|gyroscope|angularvelocity|angularrate|rot|rotation|rotationrate)"
@@ -23,6 +23,7 @@ _SPELLED = {
     **{"sec": "s", "second": "s", "seconds": "s", "\u00b5s": "us", "\u03bcs": "us"},
     **{"milliseconds": "ms", "microseconds": "us", "nanoseconds": "ns"},
 }
+_LARGEST = 1e36  # in whatever unit, it fits into float32
 _SLOWEST, _FASTEST = 5.0, 5000.0  # samples a second
 
 
@@ -88,7 +89,8 @@ def resample(recording: Recording, own_rate: float | None, rate: int) -> np.ndar
         rate: that is wanted.
 
     Raises:
-        CorruptSample: the recording's rate is unknown or implausible, its times do not rise, or a column is empty.
+        CorruptSample: the recording's rate is unknown or implausible, its times do not rise, a column is empty, or
+            numbers are too large.
     """
     name, values = recording.name, recording.values
     if len(values) < 2:
@@ -108,6 +110,8 @@ def resample(recording: Recording, own_rate: float | None, rate: int) -> np.ndar
             "it does not say how many samples a second it has; set its rate, as in --set imu.rate=100",
         )
     known = np.isfinite(values)
+    if (np.abs(values[known]) > _LARGEST).any():
+        raise CorruptSample(name, TOO_LARGE)
     if (known.sum(axis=0) < 2).any():
         raise CorruptSample(name, f"its column of {_NAMES[int(known.sum(axis=0).argmin())]} is empty")
     step = (times[-1] - times[0]) / (len(times) - 1)

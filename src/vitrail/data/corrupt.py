@@ -4,6 +4,9 @@ from pathlib import Path
 
 from vitrail.errors import FileError
 
+TOO_LARGE = "its numbers are too large"
+"""The reason of one that cannot be computed with in float32."""
+
 
 class CorruptSample(FileError):  # noqa: N818 (a sample, of which the error tells)
     """A file of a data set that is damaged or not what it should be.

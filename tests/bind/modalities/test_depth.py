@@ -137,6 +137,8 @@ def test_encoder_is_the_published_one():
         ("a.png", np.zeros((8, 8), np.uint8), "it has 8 bits a pixel, and depth needs 16"),
         ("a.png", np.zeros((8, 8), np.uint16), "none of its pixels has a depth"),
         ("a.npy", np.full((8, 8), 2000.0), "more than half of them are above 200"),
+        ("a.npy", np.full((8, 8), 1e300), "its numbers are too large"),
+        ("a.npy", np.array([[1.0, 2.0], [1e39, np.inf]]), "its numbers are too large"),
         ("a.npy", np.zeros((8, 8, 3)), r"its shape \[8, 8, 3\] is not that of a picture"),
         ("a.npy", np.zeros((0, 8)), r"its shape \[0, 8\]"),
         ("a.npy", np.array([["a"]]), "rather than numbers"),

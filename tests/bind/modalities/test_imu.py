@@ -151,6 +151,18 @@ def test_times_in_the_plural_name_no_unit(tmp_path):
     torch.testing.assert_close(Inertial(time_column="elapsed_ms").read(path), Inertial(rate=50).read(values))
 
 
+@pytest.mark.parametrize("rate", [100, 1000])
+def test_numbers_beyond_float32(rate):
+    options = {"rate": rate, "acceleration": "g"}
+    values = motion(100, 1) / GRAVITY
+    values[3, 2], values[50, 1] = np.inf, 1e36  # the one is missing
+    assert Inertial(**options).read(values).isfinite().all()
+    for large in (1e308, -1e37):
+        values[50, 1] = large
+        with pytest.raises(CorruptSample, match="the array: its numbers are too large;"):
+            Inertial(**options).read(values)
+
+
 def test_gaps_are_interpolated(tmp_path):
     values = motion(400, 1)
     values[100:103, 4] = np.nan

@@ -14,9 +14,9 @@ from vitrail.bind.evaluation.few_shot import FewShot, choose_shots, linear_accur
 from vitrail.bind.evaluation.zero_shot import ZeroShotClassifier, blend
 from vitrail.bind.grey import GreyPicture, grey_values
 from vitrail.bind.modality import Modality
-from vitrail.bind.model import TOO_LARGE, ImageBind
+from vitrail.bind.model import ImageBind
 from vitrail.bind.spans import Span
-from vitrail.data.corrupt import CorruptSample
+from vitrail.data.corrupt import TOO_LARGE, CorruptSample
 from vitrail.errors import FileError, VitrailError
 from vitrail.metrics.average_precision import MultiLabelClassification
 from vitrail.metrics.classification import Classification

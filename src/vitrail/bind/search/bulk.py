@@ -12,10 +12,10 @@ from torch import Tensor
 
 from vitrail.bind.modalities import MODALITIES
 from vitrail.bind.modality import Modality
-from vitrail.bind.model import TOO_LARGE, ImageBind
+from vitrail.bind.model import ImageBind
 from vitrail.bind.search.index import Embedded, Source
 from vitrail.bind.spans import Span
-from vitrail.data.corrupt import CorruptSample
+from vitrail.data.corrupt import TOO_LARGE, CorruptSample
 from vitrail.data.images import walk
 from vitrail.data.video import SUFFIXES, read_tracks
 from vitrail.errors import VitrailError
