@@ -145,7 +145,7 @@ def test_sounds_of_esc10_by_folds(tmp_path, capsys):
         (["--train", "x"], "--train is for --shots, which this is not"),
         (["--shots", "1", "--template", "{}"], "--template is for zero-shot classification, which"),
         (["--shots", "1", "--confusion", "c.csv"], "--confusion is for zero-shot"),
-        (["--shots", "9"], "has 4 samples, not 9"),
+        (["--shots", "9"], "The class 'banana' has 4 samples to learn from, not 9"),
         (["--confusion", "c.xyz"], "Cannot draw c.xyz"),
     ],
 )

@@ -175,6 +175,9 @@ def test_few_shots_by_folds():
     labels = ["bca"["abc".index(label)] if fold == "2" else label for label, fold in zip(labels, folds, strict=True)]
     right = embedded(vectors, clusters(90)[1], folds)
     assert few_shot(right, "abc", (8,)) == {8: 1.0}
+    with pytest.raises(VitrailError, match="The class 'c' has 0 samples to learn from, not 1; ask for fewer shots, or"):
+        few_shot(embedded(vectors[:6], list("ababac"), list("112212")), "abc", (1,))
+    few_shot(embedded(vectors[:6], list("ababac"), ["1", "1", "2", "2", "1", None]), "abc", (1,))  # c is in no fold
     mixed = few_shot(EmbeddedItems(right.items[:60], vectors[:60], {}), "abc", (8,))
     assert mixed == {8: 1.0}
     assert few_shot(embedded(vectors[:60], labels[:60], folds[:60]), "abc", (8,)) == {8: 0.0}

@@ -171,12 +171,12 @@ def few_shot(
         vectors = torch.cat([vectors, training.vectors])
         labels = torch.cat([labels, _single(classes, training.items)])
     else:
-        splits = _splits([item.fold for item in data.items], labels, max(shots), seed)
+        splits = _splits([item.fold for item in data.items], labels, classes, max(shots), seed)
     accuracies = {}
     for count in shots:
         each = []
         for train, test in splits:
-            few = train[choose_shots(labels[train], count, seed)]
+            few = train[choose_shots(labels[train], labels[test], classes, count, seed)]
             classifier = train_linear(vectors[few], labels[few], len(classes), config or FewShot(), seed)
             each.append(linear_accuracy(classifier, vectors[test], labels[test]))
         accuracies[count] = sum(each) / len(each)
@@ -236,7 +236,7 @@ def _single(classes: Sequence[str], items: Sequence[Item]) -> Tensor:
     return torch.tensor([own[0] for own in _numbers(classes, items)])
 
 
-def _splits(folds: Sequence[str | None], labels: Tensor, most: int, seed: int) -> list[Split]:
+def _splits(folds: Sequence[str | None], labels: Tensor, classes: Sequence[str], most: int, seed: int) -> list[Split]:
     names = sorted({fold for fold in folds if fold is not None})
     if len(names) > 1:
         numbers = torch.tensor([-1 if fold is None else names.index(fold) for fold in folds])
@@ -244,7 +244,7 @@ def _splits(folds: Sequence[str | None], labels: Tensor, most: int, seed: int) -
             (((numbers != fold) & (numbers >= 0)).nonzero()[:, 0], (numbers == fold).nonzero()[:, 0])
             for fold in range(len(names))
         ]
-    chosen = choose_shots(labels, most, seed)
+    chosen = choose_shots(labels, labels, classes, most, seed)
     rest = torch.ones(len(labels), dtype=torch.bool).index_fill(0, chosen, value=False).nonzero()[:, 0]
     if not len(rest):
         raise VitrailError(f"{most} shots leave no file to test on; ask for fewer, or give others to train on.")

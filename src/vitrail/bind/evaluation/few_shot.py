@@ -1,5 +1,6 @@
 """Few-shot classification: a linear classifier on the vectors of a few examples a class (Section 6.4.3)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,11 +34,13 @@ FEW_SHOT_DEPTH = FewShot(learning_rate=1e-2, weight_decay=0.0, epochs=60)
 """Those of depth (Section 6.4.3.1)."""
 
 
-def choose_shots(labels: Tensor, shots: int, seed: int) -> Tensor:
+def choose_shots(labels: Tensor, tested: Tensor, classes: Sequence[str], shots: int, seed: int) -> Tensor:
     """Numbers of `shots` samples of every class, class by class; those of fewer shots are among those of more.
 
     Args:
         labels: [n] int64, from 0.
+        tested: [m] int64, labels of what the classifier will be tested on, whose classes need samples too.
+        classes: what the labels are called.
         shots: k.
         seed: of the choice.
 
@@ -46,10 +49,13 @@ def choose_shots(labels: Tensor, shots: int, seed: int) -> Tensor:
     """
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     chosen = []
-    for label in labels.unique().tolist():
+    for label in torch.cat([labels, tested]).unique().tolist():
         of_class = order[labels[order] == label]
         if len(of_class) < shots:
-            raise VitrailError(f"Class {label} has {len(of_class)} samples, not {shots}; ask for fewer shots.")
+            raise VitrailError(
+                f"The class {classes[label]!r} has {len(of_class)} samples to learn from, not {shots}; ask for fewer "
+                "shots, or give more."
+            )
         chosen.append(of_class[:shots])
     return torch.cat(chosen)
 
