@@ -131,6 +131,25 @@ def test_an_index_is_of_one_folder(model, files, index, tmp_path, capsys):
     assert Index.open(index).root == other.resolve()
 
 
+def test_an_index_keeps_its_patterns_until_others_are_given(model, files, tmp_path, capsys):
+    (files / "other.abc").write_text("of no sense either")
+    command = ["bind", "index", str(files), "-o", str(tmp_path / "index"), "--model", str(model), "--device", "cpu"]
+    for options, said in (
+        (["--as", "text=*.xyz"], "4 embedded, 0 unchanged, 0 forgotten"),
+        ([], "0 embedded, 4 unchanged, 0 forgotten"),
+        (["--as", "text=*.abc"], "1 embedded, 3 unchanged, 1 forgotten"),
+        ([], "0 embedded, 4 unchanged, 0 forgotten"),
+    ):
+        assert main([*command, *options]) == 0
+        found = capsys.readouterr()
+        assert found.out == f"{tmp_path / 'index'}: {said}, 0 that cannot be read\n"
+    about = json.loads((tmp_path / "index" / MANIFEST).read_text())
+    assert about.pop("patterns") == {"*.abc": "text"}
+    (tmp_path / "index" / MANIFEST).write_text(json.dumps(about))  # as an index of before they were kept
+    assert main(command) == 0
+    assert "0 embedded, 3 unchanged, 1 forgotten" in capsys.readouterr().out
+
+
 def test_an_index_within_its_folder_is_left_aside(model, files, capsys):
     (files / "notes.xyz").unlink()
     command = ["bind", "index", str(files), "-o", str(files / "index"), "--model", str(model), "--device", "cpu"]

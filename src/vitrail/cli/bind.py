@@ -100,7 +100,7 @@ def run_embed(arguments: argparse.Namespace) -> int:
     if Path(arguments.output).suffix != ".parquet":
         raise VitrailError(f"Cannot write {arguments.output}: its name must end in .parquet.")
     check_writable(arguments.output)
-    sources = _sources(places(arguments.inputs), arguments.patterns)
+    sources = _sources(places(arguments.inputs), _patterns(arguments.patterns))
     model = load_bind(arguments, settings_of(said_settings(arguments.settings)))
     # Files of several folders may be called alike below them.
     sources = [replace(source, name=str(source.path)) for source in _known(model, with_sound(sources))]
@@ -133,7 +133,7 @@ def run_classify(arguments: argparse.Namespace) -> int:
     from vitrail.bind.search.bulk import embed_sources, with_sound
 
     classes = read_classes(arguments.labels)
-    sources = with_sound(_sources(places(arguments.inputs), arguments.patterns), beside=False)
+    sources = with_sound(_sources(places(arguments.inputs), _patterns(arguments.patterns)), beside=False)
     if not sources:
         raise FileError(f"There is no file to classify in {', '.join(arguments.inputs)}; name some.")
     senses = {source.modality for source in sources}
@@ -201,12 +201,13 @@ def run_index(arguments: argparse.Namespace) -> int:
     model = load_bind(arguments, settings)
     source = Path(arguments.model)
     name = str(source.resolve() if source.exists() else source)  # the index is searched from other folders too
-    index = Index.open_or_make(output, fingerprint(source), model.config.dimension, name, options, folder)
+    patterns = _patterns(arguments.patterns)
+    index = Index.open_or_make(output, fingerprint(source), model.config.dimension, name, options, folder, patterns)
     timed = "clips" in options
     if arguments.workers:
         work = Work(name, str(model.device), arguments.batch_size, timed, settings)
         return _index_shards(index, model, folder, work, arguments)
-    sources = with_sound(_sources([folder], arguments.patterns, aside=output))
+    sources = with_sound(_sources([folder], index.patterns, aside=output))
     sources = _known(model, sources, least=0 if (output / MANIFEST).exists() else 1)
     with progress() as bar:
         task = bar.add_task("Indexing", total=len(sources))
@@ -221,9 +222,8 @@ def run_index(arguments: argparse.Namespace) -> int:
 def _index_shards(index: "Index", model: "ImageBind", folder: Path, work: "Work", arguments: argparse.Namespace) -> int:
     from vitrail.bind.search.sharded import index_shards, list_shards
 
-    patterns = _patterns(arguments.patterns)
-    sources = list_shards(folder, patterns)
-    _say_idle(patterns, sources)
+    sources = list_shards(folder, index.patterns)
+    _say_idle(index.patterns, sources)
     sources = _known(model, sources)
     with progress() as bar:
         task = bar.add_task("Indexing", total=len(sources))
@@ -253,12 +253,13 @@ def _patterns(given: list[str]) -> dict[str, str]:
     return senses
 
 
-def _sources(inputs: Iterable[Path], patterns: list[str], aside: Path | None = None) -> list["Source"]:
-    """The files of `inputs` and of the folders among them; files in the folder `aside` are left aside."""
+def _sources(inputs: Iterable[Path], senses: dict[str, str], aside: Path | None = None) -> list["Source"]:
+    """The files of `inputs` and of the folders among them, of senses as by `_patterns`; files in the folder `aside` are
+    left aside."""
     from vitrail.bind.search.bulk import modality_of, sort_files
     from vitrail.bind.search.index import Source
 
-    senses, sources = _patterns(patterns), []
+    sources = []
     for place in inputs:
         if place.is_dir():
             found, unknown = sort_files(place, senses, aside)

@@ -245,6 +245,8 @@ def test_files_of_others_are_not_touched(files, tmp_path):
         {"options": {"imu.rate": 100}},
         {"options": [[1, 2]]},
         {"dimension": 0},
+        {"patterns": ["*.png"]},
+        {"patterns": {"*.png": 1}},
     ],
 )
 def test_a_manifest_that_cannot_be_is_damaged_before_anything_is_deleted(files, tmp_path, changed):

@@ -88,6 +88,7 @@ class Index:
         source: where the model was when the index was last brought up to date.
         options: how files are embedded, of all alike: name -> value.
         root: the folder whose files are in it; None: nobody said.
+        patterns: pattern of names -> sense, where suffixes do not tell which files are of which.
     """
 
     def __init__(
@@ -99,9 +100,10 @@ class Index:
         options: Options,
         root: Path | None = None,
         parts: Sequence[str] = (),
+        patterns: Mapping[str, str] | None = None,
     ) -> None:
         self.folder, self.model, self.dimension, self.source, self.options = folder, model, dimension, source, options
-        self.root, self._parts = root, list(parts)
+        self.root, self._parts, self.patterns = root, list(parts), dict(patterns or {})
 
     @classmethod
     def open(cls, folder: str | Path) -> Self:
@@ -115,17 +117,18 @@ class Index:
             about = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
             if about["format"] != FORMAT:
                 raise FileError(f"The index in {folder} is of format {about['format']}, not {FORMAT}; make it anew.")
-            parts, options = about["parts"], about["options"]
+            parts, options, patterns = about["parts"], about["options"], about.get("patterns", {})
             root = Path(about["root"]) if about.get("root") else None
             made = str(about["model"]), int(about["dimension"]), str(about["source"])
             known = isinstance(parts, list) and all(map(is_part, parts))
-            if not known or made[1] < 1 or not all(isinstance(value, str | bool) for value in options.values()):
+            said = all(isinstance(value, str | bool) for value in (*options.values(), *patterns.values()))
+            if not known or not said or made[1] < 1:
                 raise _damaged(folder)
         except FileNotFoundError:
             raise FileError(f"There is no index in {folder}; make one with: vitrail bind index.") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise _damaged(folder) from None
-        return cls(folder, *made, options, root, parts)
+        return cls(folder, *made, options, root, parts, patterns)
 
     @classmethod
     def open_or_make(
@@ -136,6 +139,7 @@ class Index:
         source: str = "",
         options: Options | None = None,
         root: Path | None = None,
+        patterns: Mapping[str, str] | None = None,
     ) -> Self:
         """The index in `folder`, which may be new.
 
@@ -143,6 +147,7 @@ class Index:
             folder: its own.
             model, dimension, source, options: as the attributes.
             root: as the attribute; it takes another one's place only where that is gone, as if it had been moved.
+            patterns: as the attribute, in place of those that it had; none: these go on.
 
         Raises:
             FileError: the folder holds other things, or an index that is damaged.
@@ -153,7 +158,7 @@ class Index:
         if not (folder / MANIFEST).exists():
             if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
                 raise FileError(f"{folder} holds other things than an index; choose a new folder for it.")
-            return cls(folder, model, dimension, source, options, root and root.resolve())
+            return cls(folder, model, dimension, source, options, root and root.resolve(), patterns=patterns)
         index = cls.open(folder)
         index.source = source or index.source
         if index.model != model:
@@ -176,6 +181,7 @@ class Index:
                 "choose another folder for an index of these."
             )
         index.root = root.resolve() if root else index.root
+        index.patterns = dict(patterns or index.patterns)
         return index
 
     def update(
@@ -321,6 +327,7 @@ class Index:
             "source": self.source,
             "options": self.options,
             "root": self.root and str(self.root),
+            "patterns": self.patterns,
             "parts": self._parts,
         }
         path, text = self.folder / MANIFEST, json.dumps(about, indent=2) + "\n"
