@@ -71,9 +71,8 @@ def run_search(arguments: argparse.Namespace) -> int:
     if unknown := set(arguments.only) - set(MODALITIES):
         raise VitrailError(f"There is no sense {min(unknown)} for --only; choose among {', '.join(MODALITIES)}.")
     query = _query(arguments.fields, "search by")
-    if not Path(
-        arguments.index, MANIFEST
-    ).exists():  # of --text rain INDEX, argparse, to which senses are unknown, takes rain
+    # Of `--text rain INDEX` argparse, to which the senses are unknown, takes rain for the index.
+    if not Path(arguments.index, MANIFEST).exists():
         raise FileError(
             f"There is no index in {arguments.index}; name one before what to search by, or make one with: vitrail "
             "bind index."
