@@ -133,6 +133,6 @@ def test_a_pickled_module_that_names_anything_else_is_refused(tmp_path):
     encoder = nn.Linear(2, 2)
     encoder.more = Evil()
     torch.save(encoder, tmp_path / "evil.pkl")
-    with pytest.raises(FileError, match=r"evil\.pkl is not a readable file of weights"):
+    with pytest.raises(FileError, match=r"evil\.pkl needs posix\.mkdir to be read, which could run any program"):
         DallEEncoder.from_file(tmp_path / "evil.pkl")
     assert not (tmp_path / "made").exists()
