@@ -4,7 +4,6 @@ import argparse
 import glob
 import os
 import signal
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -73,17 +72,24 @@ def plan(arguments: argparse.Namespace, search: Callable[[Path], list[Path]], su
     if several and output and Path(output).is_file():
         raise VitrailError(f"{output} is a file, and there are {len(found)} inputs; name a folder.")
     errands = [Errand(source, _target(source, below, output, several, suffix)) for source, below in found]
-    targets = Counter(errand.target for errand in errands)
+    # Paths are told apart without dots and links, however they were spelled.
+    sources = {os.path.realpath(errand.source): errand.name for errand in errands if errand.source}
+    written: dict[Path, Errand] = {}
     for errand in errands:
         if errand.target is None:
             continue
-        if targets[errand.target] > 1:
-            one, other, *_ = (rival.name for rival in errands if rival.target == errand.target)
-            raise VitrailError(f"{one} and {other} would both be written to {errand.target}; do them apart, with -o.")
-        if errand.source and errand.target.exists() and errand.target.samefile(errand.source):
+        target = errand.target
+        rival = written.setdefault(Path(os.path.realpath(target.parent), target.name), errand)
+        if rival is not errand:
+            raise VitrailError(
+                f"{rival.name} and {errand.name} would both be written to {target}; do them apart, with -o."
+            )
+        if errand.source and target.exists() and target.samefile(errand.source):
             raise VitrailError(f"{errand.name} would be written over itself; name another output by -o.")
-        if errand.target.exists() and not arguments.force:
-            raise VitrailError(f"{errand.target} is there already; write over it with --force, or name another by -o.")
+        if other := sources.get(os.path.realpath(target)):
+            raise VitrailError(f"{errand.name} would be written over the input {other}; name an output folder by -o.")
+        if target.exists() and not arguments.force:
+            raise VitrailError(f"{target} is there already; write over it with --force, or name another by -o.")
     return errands
 
 
