@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -42,3 +44,31 @@ def test_no_input_is_written_over_by_another(planned):
     with pytest.raises(VitrailError) as caught:
         planned("b.png", "link/b.vtr", force=True)
     assert str(caught.value) == "b.png would be written over the input link/b.vtr; name an output folder by -o."
+
+
+SLOW = """
+import os, sys, time
+from vitrail.cli.errands import Errand, Outcome, outcomes
+
+def take_tool():
+    return None
+
+def work(tool, errand):
+    print(os.getpid(), flush=True)
+    time.sleep(600)
+
+if __name__ == "__main__":
+    with outcomes([Errand(None, None)] * 2, work, take_tool, jobs=2) as results:
+        list(results)
+"""
+
+
+@pytest.mark.parametrize("kill", [subprocess.Popen.kill, subprocess.Popen.terminate], ids=["kill", "terminate"])
+def test_workers_end_with_the_process_that_started_them(kill, tmp_path):
+    (tmp_path / "slow.py").write_text(SLOW)
+    # Workers write to the same pipe, which ends when the last of them has.
+    with subprocess.Popen([sys.executable, tmp_path / "slow.py"], stdout=subprocess.PIPE, text=True) as parent:
+        workers = [int(parent.stdout.readline()) for _ in range(2)]
+        kill(parent)
+        rest, _ = parent.communicate(timeout=60)
+    assert not rest and len({parent.pid, *workers}) == 3

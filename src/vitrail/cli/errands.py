@@ -10,9 +10,11 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
 from pathlib import Path
 from queue import SimpleQueue
+from threading import Thread
 from typing import Any, NamedTuple
 
 from vitrail.errors import FileError, VitrailError
@@ -188,9 +190,18 @@ def _start_worker(take_tool: Callable[[], Any], threads: int) -> None:
     import torch
 
     global _worker_tool
+    Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, _stop_worker)
     torch.set_num_threads(threads)
     _worker_tool = take_tool()
+
+
+def _end_with_parent() -> None:
+    """Ends this process as soon as the one that started it has ended, killed perhaps: nobody else would."""
+    parent = parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
 
 
 def _stop_worker(*_: Any) -> None:
