@@ -245,6 +245,16 @@ def test_claims_of_vast_pictures_are_refused_at_once(make_codec, wrap):
         codec.decompress(forged(codec, 8192, 8192, b"x" * 1000))
 
 
+def test_few_bytes_take_few_passes_of_the_prior(make_codec, wrap):
+    """Though the first check would come after 128 of 4096 positions."""
+    codec, passes = make_codec(), []
+    wrap(codec, "context", lambda _, output: passes.append(1) or output)
+    header = Header(codec.fingerprint[:2], 256, 256, 2, Scheme("raster", 1)).pack()
+    with pytest.raises(DamageError, match=r"Stage 1 of .* cannot be read \(the data end there\)"):
+        codec.decompress(header + np.random.default_rng(0).bytes(20))
+    assert len(passes) < 160 / 2  # bits, of which a position takes three or so
+
+
 def test_a_header_of_a_quality_that_the_model_has_not_is_damage(make_codec):
     codec = make_codec()
     data = Header(codec.fingerprint[:2], 10, 10, 3).pack() + b"x" * 100

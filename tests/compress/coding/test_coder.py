@@ -154,6 +154,14 @@ def test_an_end_before_the_check_is_found_by_the_length():
             decoder.check(1)
 
 
+def test_an_end_is_found_at_once():
+    """Ten bytes are ten symbols of 256, up to the last bit that rounded logarithms leave open."""
+    decoder, table = Decoder(bytes(10)), normalize(np.ones(256, dtype=np.int64))
+    decoder.symbols(np.zeros(10), table)
+    with pytest.raises(DamageError, match="the data end there"):
+        decoder.symbols(np.zeros(1), table)
+
+
 def test_a_stream_is_never_shorter_than_its_code_length():
     """Not even where it ends in zeros: else a decoder could not tell that it was cut."""
     table = normalize(np.ones(256, dtype=np.int64))

@@ -116,10 +116,11 @@ class Decoder(_Checked):
         """Decodes as many symbols as there are in `symbols`.
 
         Raises:
-            DamageError: the data are none that an encoder can have made.
+            DamageError: the data are none that an encoder can have made, or have ended.
         """
         decoded = self._decode(len(symbols), frequencies)
         self._seen(decoded, frequencies)
+        self._check_end()  # at once: what a few bytes claim may have days to go until the next check
         return decoded
 
     def offset(self, offset: int = 0) -> int:
@@ -136,10 +137,13 @@ class Decoder(_Checked):
         """
         decoded = self._decode(length, _BYTES.repeat(length, axis=0))
         self._count(decoded, _BYTES)
-        if self.bits > self._available + 1:  # the code length is a sum of rounded logarithms
-            raise DamageError("the data end there")
+        self._check_end()
         if (decoded != self._check_bytes(length)).any():
             raise DamageError("its check does not agree")
+
+    def _check_end(self) -> None:
+        if self.bits > self._available + 1:  # the code length is a sum of rounded logarithms
+            raise DamageError("the data end there")
 
     def _decode(self, count: int, frequencies: Integers) -> Integers:
         if not count:
