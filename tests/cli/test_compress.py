@@ -153,6 +153,28 @@ def test_a_text_too_long_for_a_tweet_is_noted(folder, call, capsys):
     assert "characters are more than the 280 of a tweet; lower --quality, or make the picture smaller" in error
 
 
+def test_a_damaged_text_gives_what_can_be_had_or_says_what_is_wrong(folder, call, capsys):
+    """However much is missing at its end."""
+    opened("in/a.png").resize((64, 64)).save("small.png")
+    assert call("compress", "small.png", "--text") == 0
+    text = Path("small.txt").read_text(encoding="utf-8").strip()
+    for kept in range(len(text) // 2, len(text) - 1):
+        Path("cut.txt").write_text(text[:kept], encoding="utf-8")
+        assert call("decompress", "cut.txt", "--force") == 7
+    Path("cut.txt").write_bytes(text.encode()[:-1])  # in the middle of a letter
+    assert call("decompress", "cut.txt", "--force") in (0, 7)
+    for wrong in ("\u201c", "\u200b", "?"):
+        for damaged in (wrong + text, text + wrong, text[:9] + wrong + text[9:]):
+            Path("cut.txt").write_text(damaged, encoding="utf-8")
+            capsys.readouterr()
+            assert call("decompress", "cut.txt", "-o", "none.png") == 4
+            said = f"vitrail: cut.txt: The text has {wrong!r}, which no compressed picture has; copy it anew.\n"
+            assert capsys.readouterr().err == said
+    Path("cut.txt").write_bytes(text.encode()[:99] + b"\xff" + text.encode()[99:])
+    assert call("decompress", "cut.txt", "-o", "none.png") == 4
+    assert "The text has '\ufffd', which" in capsys.readouterr().err
+
+
 def test_inspect(folder, call, capsys):
     assert call("compress", "in/a.png", "-o", "a.vtr") == 0
     capsys.readouterr()

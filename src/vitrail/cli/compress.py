@@ -167,7 +167,8 @@ def _read_compressed(errand: Errand) -> bytes:
     if len(data) > _LARGEST_FILE:
         raise FileError(f"{errand.name} is too large for a compressed picture; check that it is the right file.")
     text = _as_utf8(data)
-    return from_text(text.decode()) if is_text(text) else data
+    # What is no UTF-8 is named like any other wrong character; half a character at the end is left out.
+    return from_text(codecs.getincrementaldecoder("utf-8")("replace").decode(text)) if is_text(text) else data
 
 
 def _as_utf8(data: bytes) -> bytes:
@@ -226,7 +227,7 @@ def _holds_text(path: Path) -> bool:
 
     try:
         with path.open("rb") as file:
-            return is_text(_as_utf8(file.read(_LARGEST_FILE)))
+            return is_text(_as_utf8(file.read(4096)))
     except OSError:
         return False
 

@@ -6,8 +6,11 @@ mark that joins its neighbour, and with neither punctuation nor space among them
 lines. Capitals matter.
 """
 
+from codecs import getincrementaldecoder
+
 import numpy as np
 
+from vitrail.compress.coding.bitstream import MAGIC
 from vitrail.compress.errors import FormatError
 
 TWEET = 280
@@ -38,27 +41,31 @@ def to_text(data: bytes) -> str:
 def from_text(text: str) -> bytes:
     """The bytes that `to_text` was given; spaces and line breaks within the text are passed over.
 
+    Of a text that was cut, the bytes that are whole.
+
     Raises:
-        FormatError: the text is not one that `to_text` makes.
+        FormatError: the text has a character that `to_text` never writes there.
     """
     text = "".join(text.split())
     letters, last = (text[:-1], text[-1]) if text[-1:] in tuple(LAST) else (text, "")
-    try:
-        values = np.array([_VALUES[letter] for letter in letters], dtype=np.int64)
-    except KeyError as error:
-        raise FormatError(f"The text has {error.args[0]!r}, which no compressed picture has; copy it anew.") from None
-    bits = (values[:, None] & _PLACES != 0).flatten()
-    if last:
-        bits = np.append(bits, [LAST.index(last) >= 2, LAST.index(last) % 2])
-    data = np.packbits(bits[: len(bits) // 8 * 8]).tobytes()
-    if to_text(data) != text:
-        raise FormatError("The text is not that of a compressed picture, or its end is missing; copy it whole.")
-    return data
+    if foreign := set(letters) - _VALUES.keys():
+        first = min(foreign, key=lambda character: (character in LAST, letters.index(character)))
+        raise FormatError(f"The text has {first!r}, which no compressed picture has; copy it anew.")
+    values = np.fromiter((_VALUES[letter] for letter in letters), dtype=np.uint16, count=len(letters))
+    values = np.append(values, [LAST.index(digit) << BITS - 2 for digit in last]).astype(np.uint16)
+    fours = np.pad(values, (0, -len(values) % 4)).reshape(-1, 4) @ (1 << np.arange(0, 4 * BITS, BITS)[::-1])
+    data = fours.astype(">u8").view(np.uint8).reshape(-1, 8)[:, 3:].tobytes()  # 5 bytes each
+    return data[: (BITS * len(letters) + 2 * len(last)) // 8]
 
 
 def is_text(data: bytes) -> bool:
-    """Whether the bytes of a file are such a text (in UTF-8) rather than a compressed picture itself."""
+    """Whether the bytes of a file are such a text (in UTF-8), if a damaged one, rather than a compressed picture.
+
+    Its first letter tells, for it holds the magic of the header; a file may be of any size.
+    """
     try:
-        return bool(from_text(data.decode("utf-8")))
-    except (UnicodeDecodeError, FormatError):
+        beginning = getincrementaldecoder("utf-8")().decode(data.lstrip()[:64])
+    except UnicodeDecodeError:
         return False
+    first = next((_VALUES[character] for character in beginning if character in _VALUES), 0)
+    return first >> BITS - 8 == MAGIC
