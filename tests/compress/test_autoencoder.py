@@ -176,3 +176,25 @@ def test_the_shortcuts_are_linear_maps_of_each_square(tiny_autoencoder):
             torch.testing.assert_close(added[0, row, column], expected)
             expected = (back.weight @ expanded[0, row, column] + back.bias).view(3, 8, 8)
             torch.testing.assert_close(shown[0, :, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8], expected)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "limits"),
+    [
+        ("width", 0, "at least 1"),
+        ("depth", -1, "at least 1"),
+        ("heads", 0, "at least 1"),
+        ("part_width", 0, "at least 1"),
+        ("parts", 0, "at least 1 and at most 16"),
+        ("parts", 17, "at least 1 and at most 16"),
+        ("centroids", 1, "at least 2 and at most 65535"),
+        ("centroids", 65536, "at least 2 and at most 65535"),
+        ("commitment", -1, "at least 0"),
+        ("dead_below", -1, "at least 0"),
+        ("usage_decay", 2, "at least 0 and below 1"),
+    ],
+)
+def test_what_no_network_or_no_file_can_have_is_refused(field, value, limits):
+    with pytest.raises(VitrailError) as refused:
+        AutoencoderConfig(**{field: value})
+    assert str(refused.value) == f"AutoencoderConfig.{field} is {value}; it must be {limits}."

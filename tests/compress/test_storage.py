@@ -155,6 +155,10 @@ def no_number(tensors, about):
     about["autoencoder"]["width"] = "wide"
 
 
+def too_many_parts(tensors, about):
+    about["autoencoder"]["parts"] = 17
+
+
 def no_prior(tensors, about):
     del about["prior"]
 
@@ -174,7 +178,11 @@ def future(tensors, about):
         (more, "does not fit its own configuration (extra is one of 1)"),
         (another_shape, "does not fit its own configuration (marginals is one of 1)"),
         (wider, "does not fit its own configuration ("),
-        (no_number, "does not describe a codec that this version of Vitrail can build"),
+        (no_number, "does not describe a codec: AutoencoderConfig.width is wide; it must be a"),
+        (
+            too_many_parts,
+            "odd.safetensors does not describe a codec: AutoencoderConfig.parts is 17; it must be",
+        ),
         (no_prior, "does not describe a codec that this version of Vitrail can build"),
         (swapped, "does not describe a codec that this version of Vitrail can build"),
         (future, "sets sharpness of compress.prior.PriorConfig, which this version of Vitrail does not have"),

@@ -10,7 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vitrail.compress.coding.bitstream import MAX_QUALITY
+from vitrail.compress.coding.frequencies import MAX_SYMBOLS
 from vitrail.compress.trunk import InferenceTrunk, Trunk
+from vitrail.config import check_range
 from vitrail.errors import VitrailError
 from vitrail.layers.inference import InferencePatches, fold_batch_norm
 from vitrail.layers.patches import ConvolutionalPatches
@@ -48,6 +51,13 @@ class AutoencoderConfig:
     """Of the moving average of how often centroids are used, a step."""
     dead_below: float = 0.1
     """A centroid used less than this fraction of its fair share 1 / V is moved beside a much used one; 0: never."""
+
+    def __post_init__(self) -> None:
+        check_range(self, "width", "depth", "heads", "part_width", least=1)
+        check_range(self, "parts", least=1, most=MAX_QUALITY)
+        check_range(self, "centroids", least=2, most=MAX_SYMBOLS)
+        check_range(self, "commitment", "dead_below", least=0)
+        check_range(self, "usage_decay", least=0, below=1)
 
     def build(self) -> "Autoencoder":
         """The network with fresh weights."""

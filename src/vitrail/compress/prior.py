@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.compress.trunk import InferenceTrunk, Trunk
+from vitrail.config import check_range
 from vitrail.errors import VitrailError
 from vitrail.layers.product_quantizer import centroid_shares
 
@@ -32,6 +33,10 @@ class PriorConfig:
     """How the embeddings of a token's M indices become one vector."""
     drop_path: float = 0.0
     """Rate of stochastic depth."""
+
+    def __post_init__(self) -> None:
+        check_range(self, "width", "depth", "heads", least=1)
+        check_range(self, "drop_path", least=0, below=1)
 
     def build(self, parts: int, centroids: int) -> "Prior":
         """The network for M sub-vectors of V centroids each, with fresh weights."""

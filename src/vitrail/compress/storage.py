@@ -105,6 +105,8 @@ def load_codec(source: str | Path | None = None, device: str | torch.device = "c
         raise FileError(
             f"{path} does not describe a codec that this version of Vitrail can build; get it anew."
         ) from None
+    except VitrailError as error:
+        raise FileError(f"{path} does not describe a codec: {error}") from None
     with safe_open(path, framework="pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, no mapping
     whole = nn.ModuleDict({"autoencoder": autoencoder, "prior": prior})

@@ -87,9 +87,16 @@ def test_masks_of_both_policies_hide_something(policy):
     assert counts == {4, 8} if policy == "quincunx" else len(counts) > 8
 
 
-def test_a_partition_of_one_stage_is_refused():
-    with pytest.raises(VitrailError, match="leaves nothing to predict"):
-        Masking(stages=1)
+@pytest.mark.parametrize("stages", [1, 33])
+def test_partitions_that_no_file_has_are_refused(stages):
+    """One stage leaves nothing to predict."""
+    with pytest.raises(VitrailError, match=f"^Masking.stages is {stages}; it must be at least 2 and at most 32.$"):
+        Masking(stages=stages)
+
+
+def test_a_weight_below_zero_is_refused(tiny_training):
+    with pytest.raises(VitrailError, match=r"^AutoencoderTraining.quantizer_weight is -1; it must be at least 0.$"):
+        tiny_training(quantizer_weight=-1)
 
 
 def test_dead_centroids_are_revived_after_a_step(tiny_training):

@@ -59,3 +59,18 @@ def test_small_pictures_are_enlarged(size):
 def test_a_size_that_cannot_be_cut_is_refused():
     with pytest.raises(VitrailError, match="Crops of 40 pixels cannot be cut into patches; choose a multiple of 16"):
         Crops(size=40)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"flip": 7}, "Crops.flip is 7; it must be at least 0 and at most 1."),
+        ({"scale": (0.0, 1.0)}, "Crops.scale is 0.0; it must be above 0 and at most 1."),
+        ({"scale": (0.5, 1.5)}, "Crops.scale is 1.5; it must be above 0 and at most 1."),
+        ({"scale": (0.5, 0.1)}, "Crops of at least 0.5 and at most 0.1 of a picture cannot be had; swap the two."),
+    ],
+)
+def test_shares_and_probabilities_that_are_none_are_refused(fields, said):
+    with pytest.raises(VitrailError) as refused:
+        Crops(**fields)
+    assert str(refused.value) == said

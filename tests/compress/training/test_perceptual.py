@@ -13,6 +13,7 @@ from vitrail.compress.training.perceptual import PerceptualTraining
 from vitrail.data.samples import UnlabelledImage
 from vitrail.engine.curves import read_curves
 from vitrail.engine.loop import fit
+from vitrail.errors import VitrailError
 
 
 @pytest.fixture
@@ -113,3 +114,13 @@ def test_a_checkpoint_opens_without_features_and_weights(experiment, autoencoder
     assert sum(p.numel() for p in elsewhere.build_task().parameters()) > 0
     no_features = replace(experiment, discriminator="unet", perceptual_weight=0.0, features=FeaturesConfig("gone"))
     assert build(no_features)._features == ()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("perceptual_weight", -1), ("adversarial_weight", -1), ("discriminator_width", 0)]
+)
+def test_weights_and_widths_that_are_none_are_refused(experiment, field, value):
+    with pytest.raises(
+        VitrailError, match=rf"^PerceptualTraining.{field} is {value}; it must be at least {value + 1}.$"
+    ):
+        replace(experiment, **{field: value})

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from vitrail.compress.errors import CodecError
 
 PRECISION = 24  # bits of a probability in the range coder
+MAX_SYMBOLS = 2**16 - 1  # of a distribution
 STEPS = 16  # logits are rounded to 1/16: the rate grows by 0.005%
 OFFSETS = 16  # of the grid, 1/16 of its step apart
 MARGIN = 1e-9  # logits closer than this to a boundary are not trusted to round alike on every machine
@@ -142,7 +143,7 @@ def normalize(weights: Integers) -> Integers:
     """
     symbols = weights.shape[-1]
     total = weights.sum(axis=-1, keepdims=True)
-    if symbols >= 2**16 or (weights < 0).any() or (total <= 0).any() or (total > 2**38).any():
+    if symbols > MAX_SYMBOLS or (weights < 0).any() or (total <= 0).any() or (total > 2**38).any():
         raise CodecError(
             "Frequencies need fewer than 65,536 symbols, weights of at least 0 and a sum of 1 to 2^38; "
             "check the histogram that came with the model."

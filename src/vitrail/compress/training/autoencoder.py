@@ -9,10 +9,10 @@ from torch import Tensor
 
 from vitrail.compress.autoencoder import Autoencoder, AutoencoderConfig
 from vitrail.compress.prior import Prior, PriorConfig, draw_stage, draw_uniform, masked_cross_entropy
-from vitrail.compress.stages import quincunx
+from vitrail.compress.stages import MAX_STAGES, quincunx
 from vitrail.compress.training.crops import Crops
 from vitrail.compress.training.losses import Distortion, distortion
-from vitrail.config import check_choices
+from vitrail.config import check_choices, check_range
 from vitrail.data.datasets import ImageData
 from vitrail.data.loader import Dataset
 from vitrail.data.samples import UnlabelledImage
@@ -36,8 +36,7 @@ class Masking:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        if self.stages < 2:
-            raise VitrailError(f"A partition in {self.stages} stages leaves nothing to predict; it needs 2 or more.")
+        check_range(self, "stages", least=2, most=MAX_STAGES)  # one alone leaves nothing to predict
 
     def draw(self, samples: int, grid: tuple[int, int], device: torch.device) -> Tensor:
         """Which tokens are known, [samples, h, w] bool."""
@@ -84,6 +83,9 @@ class AutoencoderTraining(CodecTraining):
     """Of the quantizer's loss, eta: 0.5 with MSE, 10 with MS-SSIM (Section 5.4.1)."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """Of all networks."""
+
+    def __post_init__(self) -> None:
+        check_range(self, "quantizer_weight", least=0)
 
     def build_task(self) -> "AutoencoderTask":
         """The networks with fresh weights."""
