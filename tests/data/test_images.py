@@ -316,15 +316,57 @@ def test_avif(photo):
     assert np.abs(difference).mean() < 4
 
 
-def test_16_bit_colour_keeps_its_upper_bits():
+def png_of_16_bits(values, kind, transparent=()):
+    """A row of two pixels; `kind` is 0 for grey, 2 for colour, 6 for colour with its opacity."""
+
     def chunk(name, body):
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, kind, 0, 0, 0))]
+    if transparent:
+        parts.append((b"tRNS", struct.pack(f">{len(transparent)}H", *transparent)))
+    row = b"\0" + struct.pack(f">{len(values)}H", *values)
+    parts += [(b"IDAT", zlib.compress(row)), (b"IEND", b"")]
+    return io.BytesIO(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts))
+
+
+def test_16_bit_colour_keeps_its_upper_bits_and_says_so():
     values = [65535, 256, 0, 128, 32768, 257]
-    parts = [(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0))]
-    parts += [(b"IDAT", zlib.compress(b"\0" + struct.pack(">6H", *values))), (b"IEND", b"")]
-    data = b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
-    np.testing.assert_array_equal(np.asarray(read_image(io.BytesIO(data))).ravel(), [value >> 8 for value in values])
+    picture = read_picture(png_of_16_bits(values, 2))
+    assert picture.notes == ("its 16 bits a channel became 8",)
+    np.testing.assert_array_equal(np.asarray(picture.image).ravel(), [value >> 8 for value in values])
+    np.testing.assert_array_equal(read_image(png_of_16_bits(values, 2)), picture.image)
+    assert read_picture(png_of_16_bits([0, 0, 0, 65535] * 2, 6)).notes == ("its 16 bits a channel became 8",)
+    pixels = io.BytesIO(b"P6 1 1 65535 " + struct.pack(">3H", 65535, 257, 0))
+    assert read_picture(pixels) == (read_image(pixels), ("its 16 bits a channel became 8",))
+
+
+@pytest.mark.parametrize("value", [0, 200, 1000, 65535])
+def test_one_value_of_16_bit_grey_is_transparent(value):
+    other = 30 * 257
+    picture = read_picture(png_of_16_bits([value, other], 0, (value,)), background=(1, 2, 3))
+    assert picture.notes == (
+        "its transparent parts were laid over the colour #010203",
+        "its 16 bits a pixel became 8",
+    )
+    np.testing.assert_array_equal(np.asarray(picture.image)[0], [[1, 2, 3], [30, 30, 30]])
+    assert read_picture(png_of_16_bits([other, other], 0, (value,))).notes == ("its 16 bits a pixel became 8",)
+    image = read_image(png_of_16_bits([value, other], 0, (value,)))
+    np.testing.assert_array_equal(image, [[[255] * 3, [30] * 3]])
+
+
+def test_no_profile_is_made_for_floats():
+    values = Image.fromarray(np.array([[0, 0.5, 1]], dtype=np.float32))
+    picture = read_picture(stored(values, "TIFF", icc_profile=profile(b"GRAY", {"kTRC": gamma(1)})))
+    assert np.asarray(picture.image)[0, :, 0].tolist() == [0, 128, 255] and picture.notes == ()
+
+
+def test_pages_cut_behind_the_first_keep_nobody_from_it(photo):
+    pages = stored(photo, "TIFF", save_all=True, append_images=[photo.rotate(90), photo.rotate(180)]).getvalue()
+    assert read_picture(io.BytesIO(pages)).notes == ("of its 3 frames the first was taken",)
+    first = len(stored(photo, "TIFF").getvalue())
+    for kept in range(first, len(pages), 5000):
+        np.testing.assert_array_equal(read_picture(io.BytesIO(pages[:kept])).image, photo)
 
 
 def test_natural_order():
@@ -345,6 +387,16 @@ def test_list_images(tmp_path, write_image):
     assert list_images(tmp_path, recursive=True) == [tmp_path / name for name in expected]
     with pytest.raises(FileError, match=r"Cannot read the folder .*missing: No such file"):
         list_images(tmp_path / "missing")
+
+
+def test_no_link_leads_back_up_the_tree(tmp_path, write_image):
+    for name in ("banana/1.png", "tomato/1.png"):
+        write_image(tmp_path / name)
+    (tmp_path / "tomato" / "up").symlink_to("..")
+    (tmp_path / "tomato" / "same").symlink_to(".")
+    (tmp_path / "tomato" / "beside").symlink_to("../banana")
+    found = list_images(tmp_path / "tomato", recursive=True)
+    assert found == [tmp_path / "tomato" / "1.png", tmp_path / "tomato" / "beside" / "1.png"]
 
 
 def test_values_are_those_of_the_file(tmp_path):

@@ -84,18 +84,19 @@ def read_picture(
     with _opened(source, name) as image:
         if most is not None and image.width * image.height > most:
             raise ValueError(f"it has {image.width} x {image.height} pixels, and {most:,} is the limit")
-        notes = []
-        frames = getattr(image, "n_frames", 1)
-        if frames > 1:
-            notes.append(f"of its {frames} frames the first was taken")
+        notes, deep = [], _has_16_bits(image)
         image.load()
         upright = _upright(image)
-        if upright.has_transparency_data and _transparent(upright):
+        frames = _count_frames(image)
+        if frames > 1:
+            notes.append(f"of its {frames} frames the first was taken")
+        alpha = _alpha(upright)
+        if alpha is not None and alpha.getextrema()[0] != 255:
             notes.append("its transparent parts were laid over the colour #{:02x}{:02x}{:02x}".format(*background))
-        if upright.mode == "I" or upright.mode.startswith("I;16"):
-            notes.append("its 16 bits a pixel became 8")
+        if deep or _is_integer(upright):
+            notes.append(f"its 16 bits a {'pixel' if _is_integer(upright) else 'channel'} became 8")
         profile = upright.info.get("icc_profile")
-        if profile and upright.mode != "LAB":  # which is absolute
+        if profile and upright.mode not in ("LAB", "F"):  # the one is absolute, for the other no profile is made
             converted = _to_srgb(upright, profile)
             if converted is None:
                 notes.append("its colour profile cannot be used and was left out")
@@ -156,15 +157,37 @@ def _opened(source: str | Path | IO[bytes], name: str | None) -> Iterator[Image.
         raise CorruptSample(name, reason.rstrip(".") or type(error).__name__) from None
 
 
-def _transparent(image: Image.Image) -> bool:
-    """Whether any pixel lets the background through."""
-    extremes = image.convert("RGBA").getchannel("A").getextrema()
-    return extremes[0] != 255
+def _count_frames(image: Image.Image) -> int:
+    """1 where the file is damaged behind its first frame, which is all that is taken of it."""
+    try:
+        return int(getattr(image, "n_frames", 1))
+    except Exception:  # of nearly every built-in type, as in `_opened`
+        return 1
+
+
+def _has_16_bits(image: Image.Image) -> bool:
+    """Whether an image that is not yet decoded has 16 bits a channel; of colour, Pillow keeps the upper 8."""
+    tiles = getattr(image, "tile", ())  # of image files alone
+    return any(";16" in str(args) or (codec == "ppm" and args[1] > 255) for codec, _, _, args in tiles)
+
+
+def _is_integer(image: Image.Image) -> bool:
+    """Whether it is grey of 16 or 32 bits."""
+    return image.mode == "I" or image.mode.startswith("I;16")
+
+
+def _alpha(image: Image.Image) -> Image.Image | None:
+    """How opaque each pixel is, 0..255; None: all of them are, for nothing in the file says otherwise."""
+    if not image.has_transparency_data:
+        return None
+    if _is_integer(image):  # one value is transparent, and Pillow would compare it with 8 bits
+        return Image.fromarray(np.where(np.asarray(image) == image.info["transparency"], 0, 255).astype(np.uint8))
+    return image.convert("RGBA").getchannel("A")
 
 
 def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image | None:
     """The picture in sRGB, its transparency kept; None: the profile is damaged, or of another kind of picture."""
-    alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+    alpha = _alpha(image)
     if image.mode not in ("L", "RGB", "CMYK") and not image.mode.startswith("I"):
         image = image.convert("L" if image.mode in ("1", "LA", "La") else "RGB")
     try:
@@ -185,14 +208,17 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
-    if image.mode == "I" or image.mode.startswith("I;16"):
+    if _is_integer(image):
+        alpha = _alpha(image)
         image = _integers_to_grey(np.asarray(image).astype(np.int64))
+        if alpha is not None:
+            image.putalpha(alpha)
     elif image.mode == "F":
         image = _floats_to_grey(np.asarray(image))
     elif image.mode == "LAB":
         profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         image = ImageCms.profileToProfile(image, *profiles, outputMode="RGB") or image
-    elif image.has_transparency_data:
+    if image.has_transparency_data:
         canvas = Image.new("RGBA", image.size, (*background, 255))
         image = Image.alpha_composite(canvas, image.convert("RGBA"))
     return image.convert("RGB") if image.mode != "RGB" else image.copy()
@@ -249,7 +275,7 @@ def walk(folder: str | Path, recursive: bool = True) -> Iterator[str]:
     Raises:
         FileError: a folder cannot be read.
     """
-    yield from _walk(Path(folder), "", recursive, ())
+    yield from _walk(Path(folder), "", recursive, tuple(Path(folder).resolve().parents))
 
 
 def _walk(folder: Path, prefix: str, recursive: bool, above: tuple[Path, ...]) -> Iterator[str]:
