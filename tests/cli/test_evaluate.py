@@ -81,6 +81,25 @@ def test_json_has_all_qualities_of_a_codecs_file_by_default(codec, pictures, tmp
     assert all(first["bpp"] < second["bpp"] for first, second in pairwise(figures))
 
 
+def test_a_quality_that_is_named_twice_is_measured_once(codec, pictures, tmp_path, capsys):
+    command = ["evaluate", str(codec), "--data", str(pictures), "--device", "cpu", "-o", str(tmp_path / "out")]
+    assert main([*command, "--qualities", "2", "1", "2", "--json"]) == 0
+    figures = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(figure["quality"], figure["images"]) for figure in figures] == [(2, 2), (1, 2)]
+
+
+def test_what_is_not_finite_is_null_in_json(codec, pictures, tmp_path, capsys, monkeypatch):
+    from PIL import Image
+
+    monkeypatch.setattr(Codec, "decompress", lambda *_: Image.new("RGB", (40, 40)))  # nothing is lost
+    Image.new("RGB", (40, 40)).save(tmp_path / "black.png")
+    command = ["evaluate", str(codec), "--data", str(tmp_path / "black.png"), "--device", "cpu", "--json"]
+    assert main([*command, "--qualities", "1", "-o", str(tmp_path / "out")]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    figures = json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert figures["psnr"] is None and figures["ms_ssim"] == 1
+
+
 def test_the_networks_of_fid_and_kid_are_named(codec, run, pictures, tmp_path, capsys):
     from PIL import Image
 

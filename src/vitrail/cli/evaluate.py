@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -154,7 +155,7 @@ def run_classifiers(arguments: argparse.Namespace) -> int:
             figures = result.metric.compute()
             curves.setdefault(name, []).append((size, figures["top1"]))
             if arguments.json:
-                print(json.dumps({"model": name, "size": size, **figures, "skipped": len(result.skipped)}), flush=True)
+                _print_json({"model": name, "size": size, **figures, "skipped": len(result.skipped)})
             rows.append(
                 (name, str(size), *(f"{100 * figures[key]:.2f}" for key in ("top1", "top5", "mean_class_accuracy")))
             )
@@ -165,6 +166,12 @@ def run_classifiers(arguments: argparse.Namespace) -> int:
     if arguments.plot:
         plot_resolutions(curves, arguments.plot)
     return 0
+
+
+def _print_json(figures: Mapping[str, Any]) -> None:
+    """One line; figures that are not finite, of which JSON has none, become null."""
+    finite = {name: None if isinstance(one, float) and not math.isfinite(one) else one for name, one in figures.items()}
+    print(json.dumps(finite), flush=True)
 
 
 def _check_outputs(figure: Path | None, table: Path | None = None) -> None:
@@ -186,8 +193,8 @@ def run_codecs(arguments: argparse.Namespace, codecs: "Mapping[str, Codec]") -> 
 
     _check_outputs(arguments.output / "psnr.png")
     files = image_files([str(arguments.data)])
-    asked = arguments.qualities
-    contenders = [Contender(name, one, tuple(asked or one.qualities)) for name, one in codecs.items()]
+    asked = tuple(dict.fromkeys(arguments.qualities or ()))
+    contenders = [Contender(name, one, asked or one.qualities) for name, one in codecs.items()]
     contenders += classical_contenders(arguments.peers)
     embedding = load_embedding(arguments.features).to(device(arguments.device)) if arguments.features else None
     with progress() as bar:
@@ -196,7 +203,7 @@ def run_codecs(arguments: argparse.Namespace, codecs: "Mapping[str, Codec]") -> 
     write_report(result, arguments.output)
     if arguments.json:
         for row in result.summaries:
-            print(json.dumps({**asdict(row), "features": result.features}), flush=True)
+            _print_json({**asdict(row), "features": result.features})
     else:
         print(as_markdown(result), end="")
     return 0
@@ -235,7 +242,7 @@ def run_bind(arguments: argparse.Namespace, models: "Mapping[str, ImageBind]") -
         for path, reason in embedded.skipped.items():
             print(f"vitrail: Cannot read {path}: {reason}; left out.", file=sys.stderr)
         if arguments.json:
-            print(json.dumps({**about, **figures}), flush=True)
+            _print_json({**about, **figures})
         rows += [(name, key.replace("_", " "), _shown(key, value)) for key, value in figures.items() if key != "loss"]
     if not arguments.json:
         print_table(("model", "figure", "value"), rows)
