@@ -203,6 +203,18 @@ def test_the_beginning_of_a_file_is_a_picture(folder, call, capsys, model):
     assert (pixels("four.png") != np.asarray(Codec.load(model).decompress(data))).any()
 
 
+def test_two_files_in_one_are_the_first_and_a_note(folder, call, capsys):
+    assert call("compress", "in/a.png", "-o", "a.vtr") == 0
+    Path("two.vtr").write_bytes(2 * Path("a.vtr").read_bytes())
+    capsys.readouterr()
+    assert call("decompress", "two.vtr", "a.vtr", "-o", "out") == 7
+    more = Path("a.vtr").stat().st_size
+    said = f"vitrail: two.vtr: The compressed picture is whole, but the file goes on for {more:,} bytes behind its end"
+    assert capsys.readouterr().err.startswith(said)
+    assert (pixels("out/two.png") == pixels("out/a.png")).all()
+    assert call("compress", "--inspect", "two.vtr") == 7
+
+
 def test_nothing_is_lost(folder, call, capsys):
     Path("a.vtr").write_bytes(b"precious")
     for words, said in (

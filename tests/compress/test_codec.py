@@ -141,6 +141,24 @@ def test_a_cut_file_gives_its_first_stages(make_codec):
         assert (np.array(decoded.image) == np.array(codec.decode(data, stages=decoded.stages).image)).all()
 
 
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+@pytest.mark.parametrize("size", [(1, 1), (50, 37)], ids=str)
+def test_what_lies_behind_the_end_is_noted(make_codec, scheme, size):
+    codec = make_codec()
+    data = codec.compress(picture(*size), scheme=scheme)
+    for more in (b"\0", b"\n", data):
+        decoded = codec.decode(data + more)
+        assert decoded.stages == decoded.total_stages
+        behind = "1 byte" if len(more) == 1 else f"{len(more)} bytes"
+        assert decoded.damage == (
+            f"The compressed picture is whole, but the file goes on for {behind} behind its end; get it anew."
+        )
+        assert (np.array(decoded.image) == np.array(codec.decode(data).image)).all()
+        assert codec.inspect(data + more).damage == decoded.damage
+    with pytest.warns(DamageWarning, match="The compressed picture is whole"):
+        codec.decompress(data + data)
+
+
 def test_damage_in_a_stage_leaves_those_before(make_codec):
     codec, image = make_codec(), picture(64, 64)
     data = codec.compress(image)

@@ -51,7 +51,7 @@ class Report:
     total_stages: int
     """The stages that the file should have."""
     damage: str | None
-    """What is wrong from the first missing stage on, in one sentence; None: the file is whole."""
+    """What is wrong from the first missing stage on, or behind the last, in one sentence; None: the file is whole."""
 
     @property
     def bits_per_pixel(self) -> float:
@@ -183,7 +183,8 @@ class Codec:
         return packed + stream.finish()
 
     def decompress(self, data: bytes, stages: int | None = None) -> Image.Image:
-        """The picture in a file, RGB; warns with a `DamageWarning` where only its first stages could be read.
+        """The picture in a file, RGB; warns with a `DamageWarning` where only its first stages could be read, or
+        there is more than the picture.
 
         Args:
             data: of `compress`, possibly cut short.
@@ -260,6 +261,9 @@ class Codec:
                 "is guessed from the stages before. The file is damaged or cut there, or this machine computes the "
                 "model otherwise."
             )
+        if len(reports) == len(counts) and (more := len(body) - stream.size) > 0:
+            behind = "1 byte" if more == 1 else f"{more:,} bytes"
+            damage = f"The compressed picture is whole, but the file goes on for {behind} behind its end; get it anew."
         grid.known = known
         return header, grid, Report(header, len(data), (height, width), tuple(reports), len(counts), damage)
 

@@ -28,6 +28,9 @@ class DamageError(CodecError):
 
 
 class DamageWarning(UserWarning):
-    """A file that is damaged or cut in a later stage: the stages before were decoded, the rest is the prior's guess."""
+    """A file that is damaged or cut in a later stage: the stages before were decoded, the rest is the prior's guess.
+
+    Or it goes on behind the end of its picture, which is whole.
+    """
 
     exit_code = 7

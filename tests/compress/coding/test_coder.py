@@ -46,7 +46,9 @@ def test_whatever_is_encoded_is_decoded(seed, count, symbols, scale, likely, len
     encoder = Encoder(b"known")
     encoded = go(encoder)
     data = encoder.finish()
-    assert go(Decoder(data, b"known")) == encoded
+    decoder = Decoder(data, b"known")
+    assert go(decoder) == encoded
+    assert decoder.size == encoder.size == len(data)
     assert encoded[:3] == (given_symbols.tolist(), given_symbols.tolist(), offsets.tolist())
     # The coder itself rounds: at most 1/177 bit a symbol, in practice far less.
     assert encoder.bits - 1e-6 <= 8 * len(data) <= encoder.bits + 1e-3 * (2 * count + 8) + 8

@@ -11,7 +11,7 @@ import constriction
 import numpy as np
 from numpy.typing import NDArray
 
-from vitrail.compress.coding.frequencies import OFFSETS, Integers, code_length, normalize
+from vitrail.compress.coding.frequencies import OFFSETS, PRECISION, Integers, code_length, normalize
 from vitrail.compress.errors import DamageError
 
 WORD = 4  # bytes that the coder reads and writes at once
@@ -27,6 +27,10 @@ class Stream(Protocol):
 
     bits: float
     """The code length so far: log2 of one over the product of all probabilities."""
+
+    @property
+    def size(self) -> int:
+        """The bytes of a stream that ends here."""
 
     def symbols(self, symbols: Integers, frequencies: Integers) -> Integers:
         """[n] symbols with [n, V] frequencies each, or [V] common ones, that sum to 2^24 - V -> [n] symbols."""
@@ -44,6 +48,12 @@ class _Checked:
     def __init__(self, known: bytes) -> None:
         self.bits = 0.0
         self._check = zlib.crc32(known)
+        self._width, self._words = 2**64 - 1, 0  # of the coder's interval, and how many words it has left behind
+
+    @property
+    def size(self) -> int:
+        """The bytes of a stream that ends here (`Encoder.finish`)."""
+        return WORD * self._words + 8 - (self._width.bit_length() - 1) // 8
 
     def _seen(self, symbols: Integers, frequencies: Integers) -> None:
         self._check = zlib.crc32(symbols.astype("<u2").tobytes(), self._check)
@@ -51,7 +61,12 @@ class _Checked:
 
     def _count(self, symbols: Integers, frequencies: Integers) -> None:
         table = np.broadcast_to(frequencies, (len(symbols), frequencies.shape[-1]))
-        self.bits += code_length(np.take_along_axis(table, symbols[:, None], axis=1))
+        chosen = np.take_along_axis(table, symbols[:, None], axis=1)
+        self.bits += code_length(chosen)
+        for frequency in chosen[:, 0].tolist():
+            self._width = (self._width >> PRECISION) * (frequency + 1)
+            if self._width < 2**32:
+                self._width, self._words = self._width << 8 * WORD, self._words + 1
 
     def _check_bytes(self, length: int) -> Integers:
         return np.frombuffer(self._check.to_bytes(4, "big")[:length], dtype=np.uint8).astype(np.int64)
