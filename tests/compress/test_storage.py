@@ -147,6 +147,11 @@ def another_shape(tensors, about):
     tensors["marginals"] = tensors["marginals"][:, 1:].contiguous()
 
 
+def not_finite(tensors, about):
+    broken = tensors["autoencoder.quantizer.codebook"] = tensors["autoencoder.quantizer.codebook"].clone()
+    broken[1, 2, 3] = float("nan")
+
+
 def wider(tensors, about):
     about["autoencoder"]["width"] = 2**20  # its convolutions alone would take terabytes
 
@@ -177,6 +182,7 @@ def future(tensors, about):
         (less, "does not fit its own configuration (marginals is one of 1)"),
         (more, "does not fit its own configuration (extra is one of 1)"),
         (another_shape, "does not fit its own configuration (marginals is one of 1)"),
+        (not_finite, "holds numbers that are not finite (in autoencoder.quantizer.codebook), so it shows nothing;"),
         (wider, "does not fit its own configuration ("),
         (no_number, "does not describe a codec: AutoencoderConfig.width is wide; it must be a"),
         (

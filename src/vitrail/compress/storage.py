@@ -116,6 +116,8 @@ def load_codec(source: str | Path | None = None, device: str | torch.device = "c
     wrong += [key for key in sorted(wanted.keys() & tensors.keys()) if wanted[key].shape != tensors[key].shape]
     if wrong:
         raise FileError(f"{path} does not fit its own configuration ({wrong[0]} is one of {len(wrong)}); get it anew.")
+    if broken := sorted(key for key, value in tensors.items() if not value.isfinite().all()):
+        raise FileError(f"{path} holds numbers that are not finite (in {broken[0]}), so it shows nothing; get it anew.")
     state = {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
     whole.load_state_dict(state, assign=True)
     return _on_device(autoencoder, prior, tensors["marginals"], name, device)
