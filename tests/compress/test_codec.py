@@ -301,3 +301,14 @@ def test_pictures_that_cannot_be_had(make_codec):
 def test_exit_codes_are_distinct():
     kinds = [VitrailError, CodecError, FormatError, ModelError, DamageError, DamageWarning]
     assert len({kind.exit_code for kind in kinds} | {0, 2}) == len(kinds) + 2
+
+
+def test_numbers_and_buffers_of_other_kinds(make_codec):
+    codec, image = make_codec(), picture(20, 20)
+    data = codec.compress(image, 1)
+    assert codec.compress(image, np.int64(1)) == codec.compress(image, 1.0) == data
+    with pytest.raises(CodecError, match=r"no quality 1.5; choose 1 to 2"):
+        codec.compress(image, 1.5)
+    for buffer in (memoryview(data), bytearray(data)):
+        assert (np.array(codec.decompress(buffer)) == np.array(codec.decompress(data))).all()
+        assert codec.inspect(buffer) == codec.inspect(data)

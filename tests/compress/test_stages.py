@@ -129,3 +129,8 @@ def test_an_empty_grid_is_refused():
 def test_an_adaptive_order_has_no_fixed_partition():
     with pytest.raises(TypeError, match="depends on the picture"):
         Scheme("confidence_linear", 4).partition(4, 4)
+
+
+def test_an_order_that_there_is_not_is_refused():
+    with pytest.raises(CodecError, match=r"^There is no order spiral; choose one of quincunx, marginal, raster, conf"):
+        Scheme("spiral", 5)

@@ -150,7 +150,7 @@ class Codec:
             first, last = self.qualities[0], self.qualities[-1]
             choice = f"choose {first} to {last}" if first < last else f"it has {last} alone"
             raise CodecError(f"{self.name} has no quality {quality}; {choice}.")
-        return quality
+        return int(quality)  # of numpy, perhaps
 
     @torch.inference_mode()
     def compress(self, image: Image.Image, quality: int | None = None, scheme: Scheme | None = None) -> bytes:
@@ -224,6 +224,7 @@ class Codec:
     @torch.inference_mode()
     def _read(self, data: bytes, stages: int | None) -> tuple[Header, Grid, Report]:
         """Decodes up to the first check at or after `stages`, or up to the last check before the damage."""
+        data = bytes(data)  # of a buffer, perhaps
         header, body = Header.unpack(data)
         _check_pixels(header.width, header.height)
         if header.model != self.fingerprint[:MODEL_BYTES]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -86,6 +86,8 @@ class Scheme:
     """Stages of the quincunx and of the confidence schedules; the other kinds have as many as they need, and 1 here."""
 
     def __post_init__(self) -> None:
+        if self.kind not in (kinds := get_args(Kind)):
+            raise CodecError(f"There is no order {self.kind}; choose one of {', '.join(kinds)}.")
         if self.kind in ("marginal", "raster"):
             object.__setattr__(self, "stages", 1)
         if not 1 <= self.stages <= MAX_STAGES:

@@ -72,3 +72,9 @@ def test_an_evaluation_written_for_compressai(make_codec):
 def test_rates_that_depend_on_the_picture_are_refused(make_codec):
     with pytest.raises(CodecError, match="confidence_linear cannot be estimated"):
         CompressAIModel(make_codec(), scheme=Scheme("confidence_linear"))
+
+
+@pytest.mark.parametrize("quality", [-1, 0, 3])
+def test_a_quality_that_the_codec_has_not_is_refused(make_codec, quality):
+    with pytest.raises(CodecError, match=f"has no quality {quality}; choose 1 to 2"):
+        CompressAIModel(make_codec(), quality)

@@ -28,12 +28,12 @@ class CompressAIModel(nn.Module):
         scheme: the order of the positions, a fixed pattern; None: the quincunx in 5 stages.
 
     Raises:
-        CodecError: the scheme depends on the picture.
+        CodecError: the codec has no such quality, or the scheme depends on the picture.
     """
 
     def __init__(self, codec: Codec, quality: int | None = None, scheme: Scheme | None = None) -> None:
         super().__init__()
-        self.codec, self.quality, self.scheme = codec, quality, scheme or Scheme()
+        self.codec, self.quality, self.scheme = codec, codec.check_quality(quality), scheme or Scheme()
         if self.scheme.adaptive:
             raise CodecError(f"Rates of {self.scheme.kind} cannot be estimated; choose a fixed pattern.")
         self.autoencoder = codec.autoencoder  # evaluations ask for the parameters
