@@ -295,6 +295,29 @@ def test_options_are_refused_once_for_all_files(folder, call, capsys):
     assert not Path("out").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--order", "raster", "--stages", "7"], "--order raster has no choice of --stages; leave out one of the two."),
+        (
+            ["--order", "marginal", "--stages", "1"],
+            "--order marginal has no choice of --stages; leave out one of the two.",
+        ),
+        (
+            ["--inspect", "-o", "x"],
+            "--output is of no use to --inspect, which writes nothing; leave out one of the two.",
+        ),
+        (["--inspect", "--quality", "99"], "--quality is of no use to --inspect"),
+        (["--inspect", "--text"], "--text is of no use to --inspect"),
+        (["--inspect", "--order", "raster"], "--order is of no use to --inspect"),
+    ],
+)
+def test_options_without_an_effect_are_refused(options, said, folder, call, capsys):
+    assert call("compress", "in/a.png", *options) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"vitrail: {said}") and error.count("\n") == 1
+
+
 def test_a_picture_that_cannot_be_read_is_named_and_the_others_are_done(folder, call, capsys):
     Path("in/bad.png").write_bytes(b"no picture")
     assert call("compress", "in", "-o", "out") == 1
@@ -315,6 +338,24 @@ def test_folders_of_texts_come_back(folder, call):
         "deep/b.png",
         "deep/c.png",
     }
+
+
+def test_folders_of_files_are_searched_like_those_of_pictures(folder, call, capsys):
+    assert call("compress", "in", "-o", "small") == 0
+    (folder / "small" / ".hidden").mkdir()
+    Path("small/.hidden/no.vtr").write_bytes(b"no picture")
+    Path("small/.no.vtr").write_bytes(b"no picture")
+    Path("small/deep/b.vtr").rename("small/deep/B.VTR")
+    (folder / "small" / "deep" / "up").symlink_to("..")
+    (folder / "small" / "linked").symlink_to("deep")
+    assert call("decompress", "small", "-o", "back") == 0
+    assert sorted(str(path.relative_to("back")) for path in Path("back").rglob("*.png")) == [
+        "a.png",
+        "deep/B.png",
+        "deep/c.png",
+        "linked/B.png",
+        "linked/c.png",
+    ]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be-with-mark"])

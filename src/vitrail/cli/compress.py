@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 SUFFIX, TEXT_SUFFIX = ".vtr", ".txt"
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 _ORDERS = ("quincunx", "marginal", "raster", "confidence_linear", "confidence_doubling")
+_OF_WRITING = {"output": None, "quality": None, "text": False, "background": "white", "order": "quincunx"}
+_OF_WRITING |= {"stages": None, "force": False}  # options and their defaults
 _LARGEST_FILE = 2**26  # bytes; no compressed picture comes near it
 
 INPUTS_HELP = "files, folders, quoted patterns, or - for one on standard input"
@@ -194,8 +196,9 @@ def run_compress(arguments: argparse.Namespace) -> int:
         raise VitrailError(
             f"There is no colour {arguments.background}; name one (white, black, ...) or write #rrggbb."
         ) from None
-    default = 5 if arguments.order in ("quincunx", "confidence_linear", "confidence_doubling") else 1
-    scheme = Scheme(arguments.order, arguments.stages or default)
+    if arguments.stages and arguments.order in ("marginal", "raster"):
+        raise VitrailError(f"--order {arguments.order} has no choice of --stages; leave out one of the two.")
+    scheme = Scheme(arguments.order, arguments.stages or 5)
     work = Compression(arguments.quality, (scheme.kind, scheme.stages), arguments.text, background)
     suffix = TEXT_SUFFIX if arguments.text else SUFFIX
     return _run(plan(arguments, _pictures, suffix), work, arguments, "Compressing")
@@ -217,8 +220,10 @@ def _pictures(folder: Path) -> list[Path]:
 
 
 def _compressed(folder: Path) -> list[Path]:
-    found = (path for path in folder.rglob("*") if path.suffix in (SUFFIX, TEXT_SUFFIX) and path.is_file())
-    return sorted(path for path in found if path.suffix == SUFFIX or _holds_text(path))
+    from vitrail.data.images import walk
+
+    suffixes = {folder / name: Path(name).suffix.lower() for name in walk(folder)}
+    return [path for path, end in suffixes.items() if end == SUFFIX or (end == TEXT_SUFFIX and _holds_text(path))]
 
 
 def _holds_text(path: Path) -> bool:
@@ -262,6 +267,9 @@ def _load(model: str | None, device_name: str) -> "Codec":
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
+    for name, default in _OF_WRITING.items():
+        if getattr(arguments, name) != default:
+            raise VitrailError(f"--{name} is of no use to --inspect, which writes nothing; leave out one of the two.")
     codec = _load(arguments.model, "cpu")
     found = [item for name in arguments.inputs for item in expand(name, _compressed)]
     if not found:
