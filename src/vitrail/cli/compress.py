@@ -222,7 +222,8 @@ def _pictures(folder: Path) -> list[Path]:
 def _compressed(folder: Path) -> list[Path]:
     from vitrail.data.images import walk
 
-    suffixes = {folder / name: Path(name).suffix.lower() for name in walk(folder)}
+    files = (path for path in map(folder.joinpath, walk(folder)) if path.is_file())
+    suffixes = {path: path.suffix.lower() for path in files}
     return [path for path, end in suffixes.items() if end == SUFFIX or (end == TEXT_SUFFIX and _holds_text(path))]
 
 
