@@ -32,7 +32,8 @@ class Loop:
     devices: int | Literal["auto"] = 1
     """Devices (on CPUs: processes) a machine; auto: all. Under torchrun, as many as it started."""
     nodes: int = 1
-    """Machines. They must see the same run folder."""
+    """Machines, which must see the same run folder; torchrun or SLURM starts each, or MASTER_ADDR, MASTER_PORT and
+    NODE_RANK in its environment tell it of the others."""
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     """Several processes each keep the whole model (ddp) or a share of every tensor (fsdp); auto: ddp."""
     compile: bool = False
