@@ -9,6 +9,7 @@ import importlib
 import math
 import types
 import typing
+from functools import cache
 from operator import ge, gt, le, lt
 from pathlib import Path
 from typing import Any, Literal
@@ -34,7 +35,7 @@ def check_range(
         VitrailError: a field holds a number that is not finite or out of the range, or no number, or none that is
             whole where it is declared so.
     """
-    hints = typing.get_type_hints(type(config))
+    hints = _hints(config.__class__)
     limits = (("at least", ge, least), ("above", gt, above), ("below", lt, below), ("at most", le, most))
     given = [(words, holds, limit) for words, holds, limit in limits if limit is not None]
     for name in names:
@@ -48,6 +49,25 @@ def check_range(
                 raise VitrailError(f"{type(config).__name__}.{name} is {number}; it must be {wanted}.")
 
 
+def check_order(config: Any, *names: str) -> None:
+    """Checks fields that hold the ends of a range, from the `__post_init__` of a configuration.
+
+    Raises:
+        VitrailError: the first end is greater than the second.
+    """
+    for name in names:
+        least, greatest = getattr(config, name)
+        if least > greatest:
+            raise VitrailError(
+                f"{type(config).__name__}.{name} is {least} to {greatest}; give the smaller number first."
+            )
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
 def _takes_float(hint: Any) -> bool:
     return hint is float or any(map(_takes_float, typing.get_args(hint)))
 
@@ -58,7 +78,7 @@ def check_choices(config: Any) -> None:
     Raises:
         VitrailError: a field holds another.
     """
-    for name, hint in typing.get_type_hints(type(config)).items():
+    for name, hint in _hints(config.__class__).items():
         choices, value = typing.get_args(hint), getattr(config, name)
         if typing.get_origin(hint) is Literal and value not in choices:
             wanted = ", ".join(map(str, choices))
@@ -104,7 +124,7 @@ def from_json(value: Json) -> Any:
             f"The configuration sets {', '.join(unknown)} of {value['type']}, which this version of Vitrail does not "
             "have; open it with the version that wrote it."
         )
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     required = {
         field.name
         for field in dataclasses.fields(cls)

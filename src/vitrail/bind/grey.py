@@ -13,12 +13,11 @@ from vitrail.bind.augmentation import Crop, erase
 from vitrail.bind.encoder import Encoder, patch_encoder
 from vitrail.bind.modality import Modality
 from vitrail.bind.prompts import IMAGENET_TEMPLATES
-from vitrail.config import check_range
+from vitrail.config import check_order, check_range
 from vitrail.data.arrays import read_arrays
 from vitrail.data.corrupt import CorruptSample
 from vitrail.data.exr import read_exr
 from vitrail.data.images import image_size, read_values
-from vitrail.errors import VitrailError
 
 Source = str | Path | np.ndarray
 
@@ -49,10 +48,7 @@ class GreyPicture(Modality):
         check_range(self, "flip", "erasing", least=0, most=1)
         check_range(self, "mean")
         check_range(self, "std", above=0)
-        if self.scale[0] > self.scale[1]:
-            raise VitrailError(
-                f"{type(self).__name__}.scale is {self.scale[0]} to {self.scale[1]}; give the smaller number first."
-            )
+        check_order(self, "scale")
 
     def build(self, dimension: int) -> Encoder:
         """[B, 1, size, size] -> [B, dimension]."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 from torchvision.transforms import InterpolationMode, v2
 
-from vitrail.config import check_choices, check_range
+from vitrail.config import check_choices, check_order, check_range
 from vitrail.errors import VitrailError
 
 LARGEST = 2**14
@@ -57,10 +57,7 @@ class TrainTransform:
         check_range(self, "flip", "erasing", least=0, most=1)
         check_range(self, "colour_jitter", least=0)
         check_range(self, "mean")
-        for name in ("scale", "ratio"):
-            least, greatest = getattr(self, name)
-            if least > greatest:
-                raise VitrailError(f"TrainTransform.{name} is {least} to {greatest}; give the smaller number first.")
+        check_order(self, "scale", "ratio")
 
     def build(self) -> Transform:
         """A picture (RGB) -> [3, size, size], float32.

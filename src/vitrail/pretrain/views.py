@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 from torchvision.transforms import InterpolationMode, v2
 
-from vitrail.config import check_range
+from vitrail.config import check_order, check_range
 from vitrail.data.augmentation import IMAGENET_MEAN, IMAGENET_STD, Transform, to_normalized
-from vitrail.errors import VitrailError
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,7 @@ class View:
         check_range(self, "scale", above=0, most=1)
         check_range(self, "flip", "jitter", "greyscale", "blur", "solarize", least=0, most=1)
         check_range(self, "std", above=0)
-        if self.scale[0] > self.scale[1]:
-            raise VitrailError(f"View.scale is {self.scale[0]} to {self.scale[1]}; give the smaller number first.")
+        check_order(self, "scale")
 
     def build(self) -> Transform:
         """A picture (RGB) -> [3, size, size], float32, normalised."""

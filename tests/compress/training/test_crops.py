@@ -67,7 +67,7 @@ def test_a_size_that_cannot_be_cut_is_refused():
         ({"flip": 7}, "Crops.flip is 7; it must be at least 0 and at most 1."),
         ({"scale": (0.0, 1.0)}, "Crops.scale is 0.0; it must be above 0 and at most 1."),
         ({"scale": (0.5, 1.5)}, "Crops.scale is 1.5; it must be above 0 and at most 1."),
-        ({"scale": (0.5, 0.1)}, "Crops of at least 0.5 and at most 0.1 of a picture cannot be had; swap the two."),
+        ({"scale": (0.5, 0.1)}, "Crops.scale is 0.5 to 0.1; give the smaller number first."),
     ],
 )
 def test_shares_and_probabilities_that_are_none_are_refused(fields, said):

@@ -21,13 +21,12 @@ from vitrail.bind.modality import Modality
 from vitrail.bind.prompts import IMAGENET_TEMPLATES
 from vitrail.bind.spans import Span, check_span
 from vitrail.bind.tower import BackboneEncoder
-from vitrail.config import check_range
+from vitrail.config import check_order, check_range
 from vitrail.data import images, video
 from vitrail.data.audio import clip_starts
 from vitrail.data.augmentation import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, rand_augment, to_normalized
 from vitrail.data.images import read_image
 from vitrail.data.video import Video, open_video
-from vitrail.errors import VitrailError
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -90,8 +89,7 @@ class Image(Modality):
         check_range(self, "colour_jitter", least=0)
         check_range(self, "mean")
         check_range(self, "std", above=0)
-        if self.scale[0] > self.scale[1]:
-            raise VitrailError(f"Image.scale is {self.scale[0]} to {self.scale[1]}; give the smaller number first.")
+        check_order(self, "scale")
 
     @property
     def normalization(self) -> tuple[tuple[float, float, float], tuple[float, float, float]]:

@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
-from vitrail.config import check_range
+from vitrail.config import check_order, check_range
 from vitrail.data.augmentation import Transform
 from vitrail.errors import VitrailError
 
@@ -30,11 +30,7 @@ class Crops:
             raise VitrailError(f"Crops of {self.size} pixels cannot be cut into patches; choose a multiple of 16.")
         check_range(self, "scale", above=0, most=1)
         check_range(self, "flip", least=0, most=1)
-        if self.scale[0] > self.scale[1]:
-            least, most = self.scale
-            raise VitrailError(
-                f"Crops of at least {least:g} and at most {most:g} of a picture cannot be had; swap the two."
-            )
+        check_order(self, "scale")
 
     def build(self) -> Transform:
         """A picture (RGB) -> a random crop, [3, size, size] in 0..1, float32."""
