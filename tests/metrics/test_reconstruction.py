@@ -104,11 +104,11 @@ def test_figures_are_means_over_pictures_by_quality():
     figures = metric.compute()
     images = torch.cat([first["images"], second["images"]])
     made = torch.cat([first["reconstructions"], second["reconstructions"]])
-    rounded = to_8_bits(images) / 255
+    rounded = to_8_bits(images.double()) / 255
     bits = torch.cat([first["bits"]["quincunx"], second["bits"]["quincunx"]])
     for number, prefix in enumerate(("quality_1/", "")):
         assert figures[f"{prefix}psnr"] == pytest.approx(psnr(images, made[:, number]).mean().item(), rel=1e-6)
-        similarity = ms_ssim(rounded, to_8_bits(made[:, number]) / 255).mean().item()
+        similarity = ms_ssim(rounded, to_8_bits(made[:, number].double()) / 255).mean().item()
         assert figures[f"{prefix}ms_ssim"] == pytest.approx(similarity, rel=1e-6)
         assert figures[f"{prefix}ms_ssim_db"] == pytest.approx(-10 * math.log10(1 - similarity), rel=1e-5)
         assert figures[f"{prefix}bpp_quincunx"] == pytest.approx(bits[:, number].mean().item() / 1024, rel=1e-6)
@@ -121,6 +121,15 @@ def test_figures_are_means_over_pictures_by_quality():
         shares = [(indices[:, part] == centroid).double().mean().item() for centroid in range(3)]
         perplexities.append(math.exp(-sum(share * math.log(share) for share in shares)))
     assert figures["perplexity"] == pytest.approx(sum(perplexities) / 2)
+
+
+def test_ms_ssim_while_training_is_right_where_pictures_are_bright_and_flat():
+    generator = torch.Generator().manual_seed(0)
+    first, second = (254 - torch.randint(0, 2, (1, 3, 200, 200), generator=generator) for _ in range(2))
+    metric = ReconstructionMetric(1, 2, (1,))
+    metric.update(first / 255, second[:, None] / 255, torch.zeros(1, 2, 2, 1, dtype=torch.int64))
+    expected = ms_ssim(first.double() / 255, second.double() / 255).item()
+    assert metric.compute()["ms_ssim"] == pytest.approx(expected, abs=1e-8)
 
 
 def test_nothing_to_measure_is_said():

@@ -164,7 +164,7 @@ def _shortest(codec: Codec, data: bytes, stage: int) -> int:
 
 
 def _measure(original: Image.Image, image: Image.Image, size: int) -> Measured:
-    pair = [pil_to_tensor(picture)[None].float() / 255 for picture in (original, image)]
+    pair = [pil_to_tensor(picture)[None].double() / 255 for picture in (original, image)]
     bits = 8 * size / (original.width * original.height)
     return Measured(image, size, bits, float(psnr(*pair)), float(ms_ssim(*pair)))
 

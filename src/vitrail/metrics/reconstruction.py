@@ -36,7 +36,8 @@ def ms_ssim(images: Tensor, others: Tensor, floor: float = 0.0) -> Tensor:
     """Multi-scale structural similarity (Wang et al., 2003) of images [B, C, H, W] in 0..1 -> [B], 1 where alike.
 
     Gaussian window of 11 pixels and deviation 1.5, no padding, mean over channels. Pictures too small for five scales
-    use those that fit, with their weights scaled to sum to 1: comparable among pictures of one size alone.
+    use those that fit, with their weights scaled to sum to 1: comparable among pictures of one size alone. To measure,
+    give float64: of bright, flat parts the variances are small differences of large squares.
 
     Args:
         images: [B, C, H, W] in 0..1.
@@ -123,10 +124,10 @@ class ReconstructionMetric:
             bits: by the name of a policy, what each picture costs at each quality, [B, Q].
         """
         self._pictures += len(images)
-        rounded = to_8_bits(images.float()) / 255
+        rounded = to_8_bits(images.double()) / 255
         pixels = images.shape[2] * images.shape[3]
         for number, quality in enumerate(self.qualities):
-            others = reconstructions[:, number].float()
+            others = reconstructions[:, number].double()
             self._add(quality, "psnr", psnr(images, others))
             self._add(quality, "ms_ssim", ms_ssim(rounded, to_8_bits(others) / 255))
             fixed = math.log2(self.centroids) * quality * indices[0, ..., 0].numel() / pixels

@@ -158,9 +158,8 @@ def measure(name: str, codec: str, quality: int, image: Image.Image, data: bytes
     """The figures of one picture and its file."""
     if decoded.size != image.size:
         raise VitrailError(f"{codec} made a picture of {decoded.size} pixels of one of {image.size}, {name}.")
-    first, second = _tensor(image)[None], _tensor(decoded)[None]
-    # In float64: of bright, flat parts the variances are small differences of large squares.
-    similarity = float(ms_ssim(first.double(), second.double())) if min(image.size) >= WINDOW else None
+    first, second = (_tensor(picture)[None].double() for picture in (image, decoded))
+    similarity = float(ms_ssim(first, second)) if min(image.size) >= WINDOW else None
     rate = bits_per_pixel(len(data), image.width, image.height)
     error = float(psnr(first, second))
     return Measurement(name, codec, quality, image.width, image.height, len(data), rate, error, similarity)
