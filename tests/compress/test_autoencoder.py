@@ -192,6 +192,7 @@ def test_the_shortcuts_are_linear_maps_of_each_square(tiny_autoencoder):
         ("commitment", -1, "at least 0"),
         ("dead_below", -1, "at least 0"),
         ("usage_decay", 2, "at least 0 and below 1"),
+        ("factor", 4, "one of 8, 16"),
     ],
 )
 def test_what_no_network_or_no_file_can_have_is_refused(field, value, limits):

@@ -196,7 +196,9 @@ def test_inference_computes_the_same(tiny_prior, embedding, grid):
         torch.testing.assert_close(fast.logits(chosen, given), made.flatten(0, 2)[::3], rtol=0, atol=1e-13)
 
 
-@pytest.mark.parametrize(("field", "value"), [("width", 0), ("depth", -1), ("heads", 0), ("drop_path", 1.0)])
+@pytest.mark.parametrize(
+    ("field", "value"), [("width", 0), ("depth", -1), ("heads", 0), ("drop_path", 1.0), ("embedding", "mean")]
+)
 def test_what_no_network_can_have_is_refused(field, value):
     with pytest.raises(VitrailError, match=rf"^PriorConfig.{field} is {value}; it must be "):
         PriorConfig(**{field: value})

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vitrail.compress.coding.bitstream import MAX_QUALITY
 from vitrail.compress.coding.frequencies import MAX_SYMBOLS
 from vitrail.compress.trunk import InferenceTrunk, Trunk
-from vitrail.config import check_range
+from vitrail.config import check_choices, check_range
 from vitrail.errors import VitrailError
 from vitrail.layers.inference import InferencePatches, fold_batch_norm
 from vitrail.layers.patches import ConvolutionalPatches
@@ -53,6 +53,7 @@ class AutoencoderConfig:
     """A centroid used less than this fraction of its fair share 1 / V is moved beside a much used one; 0: never."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check_range(self, "width", "depth", "heads", "part_width", least=1)
         check_range(self, "parts", least=1, most=MAX_QUALITY)
         check_range(self, "centroids", least=2, most=MAX_SYMBOLS)

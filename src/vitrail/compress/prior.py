@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.compress.trunk import InferenceTrunk, Trunk
-from vitrail.config import check_range
+from vitrail.config import check_choices, check_range
 from vitrail.errors import VitrailError
 from vitrail.layers.product_quantizer import centroid_shares
 
@@ -35,6 +35,7 @@ class PriorConfig:
     """Rate of stochastic depth."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check_range(self, "width", "depth", "heads", least=1)
         check_range(self, "drop_path", least=0, below=1)
 

@@ -99,6 +99,11 @@ def test_a_weight_below_zero_is_refused(tiny_training):
         tiny_training(quantizer_weight=-1)
 
 
+def test_an_objective_that_there_is_not_is_refused(tiny_training):
+    with pytest.raises(VitrailError, match=r"^AutoencoderTraining.objective is mae; it must be one of mse, ms_ssim.$"):
+        tiny_training(objective="mae")
+
+
 def test_dead_centroids_are_revived_after_a_step(tiny_training):
     task = build(tiny_training())
     task.autoencoder.quantizer.usage[:, 1:] = 0

@@ -124,3 +124,9 @@ def test_weights_and_widths_that_are_none_are_refused(experiment, field, value):
         VitrailError, match=rf"^PerceptualTraining.{field} is {value}; it must be at least {value + 1}.$"
     ):
         replace(experiment, **{field: value})
+
+
+def test_a_discriminator_that_there_is_not_is_refused(experiment):
+    wanted = "none, projected, stylegan, unet"
+    with pytest.raises(VitrailError, match=rf"^PerceptualTraining.discriminator is gan; it must be one of {wanted}.$"):
+        replace(experiment, discriminator="gan")

@@ -85,6 +85,7 @@ class AutoencoderTraining(CodecTraining):
     """Of all networks."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check_range(self, "quantizer_weight", least=0)
 
     def build_task(self) -> "AutoencoderTask":

@@ -19,7 +19,7 @@ from vitrail.compress.perceptual import (
 from vitrail.compress.training.autoencoder import CodecTask, CodecTraining, read_autoencoder
 from vitrail.compress.training.discriminators import DiscriminatorName, build_discriminator
 from vitrail.compress.training.losses import discriminator_loss, distortion, generator_loss
-from vitrail.config import check_range
+from vitrail.config import check_choices, check_range
 from vitrail.data.samples import UnlabelledImage
 from vitrail.engine.optim import OptimizerConfig, build_optimizer
 from vitrail.engine.task import Phase
@@ -52,6 +52,7 @@ class PerceptualTraining(CodecTraining):
     """Of the discriminator."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check_range(self, "perceptual_weight", "adversarial_weight", least=0)
         check_range(self, "discriminator_width", least=1)
 
