@@ -36,6 +36,11 @@ def _first_line(error: Exception) -> str:
     return reason.splitlines()[0].rstrip(".") if reason else type(error).__name__
 
 
+def is_whole(cell: str) -> bool:
+    """Whether a cell is a whole number of up to nine digits, which every kind of integer holds."""
+    return cell.isdecimal() and len(cell) < 10
+
+
 def load_arrow() -> tuple[Any, Any]:
     """The modules pyarrow and pyarrow.parquet.
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from vitrail.data.arrays import read_arrays
 from vitrail.data.corrupt import TOO_LARGE, CorruptSample
+from vitrail.tables import is_whole
 
 _ACCELEROMETER = r"(?:imu)?(?:linear)?(?:a|acc|accl|accel|acceleration|accelerometer)"
 _GYROSCOPE = r"(?:imu)?(?:g|w|gyr|gyro|gyroscope|angularvelocity|angularrate|rot|rotation|rotationrate)"
@@ -221,7 +222,7 @@ def _choose(
 def _place(path: Path, header: list[str] | None, count: int, name: str) -> int:
     if header is not None and name in header:
         return header.index(name)
-    if name.isdecimal() and len(name) < 10 and int(name) < count:
+    if is_whole(name) and int(name) < count:
         return int(name)
     raise CorruptSample(path, f"it has no column {name} among {', '.join(header or map(str, range(count)))}")
 

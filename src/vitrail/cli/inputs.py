@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitrail.errors import FileError, VitrailError
+from vitrail.tables import is_whole
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +20,7 @@ SIZES_HELP = "test resolutions, pixels a side (default: the one the model was ma
 
 def positive(text: str) -> int:
     """The type of options that count something."""
-    if not text.isdecimal() or len(text) > 9 or int(text) == 0:
+    if not is_whole(text) or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text:.20} is no whole number from 1 to {10**9 - 1:,}")
     return int(text)
 

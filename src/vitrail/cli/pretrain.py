@@ -6,6 +6,7 @@ from typing import Any
 
 from vitrail.cli.inputs import add_device, device, positive, print_table
 from vitrail.errors import VitrailError
+from vitrail.tables import is_whole
 
 
 def add_verbs(verbs: Any) -> None:
@@ -98,7 +99,7 @@ def _layers(text: str, count: int) -> list[int]:
     if text == "all":
         return list(range(count))
     parts = [part for part in text.split(",") if part]
-    if not all(part.strip().isdecimal() and len(part) < 10 for part in parts):
+    if not all(is_whole(part.strip()) for part in parts):
         raise VitrailError(f"--layers is {text!r}; give numbers between commas, as 0,3,11, or all.")
     return [int(part) for part in parts]
 

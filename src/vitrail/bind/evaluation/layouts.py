@@ -17,6 +17,7 @@ from vitrail.bind.prompts import LLVIP, NYU_D, SUN_D
 from vitrail.data.images import image_size, natural_key, walk
 from vitrail.data.video import SUFFIXES
 from vitrail.errors import FileError, VitrailError
+from vitrail.tables import is_whole
 
 _TRIES = 100  # to place a box of the background
 
@@ -54,7 +55,7 @@ def vggsound(folder: str | Path) -> EvaluationSet:
     of 10 s anywhere below, `ID_SECONDS` with six digits (`-0jeONf82dE_000021.mp4`); classes as labelled, 309 in all."""
     table = Path(folder) / "vggsound.csv"
     rows = [row for row in _lines(table) if row]
-    if any(len(row) != 4 or not row[1].isdecimal() or len(row[1]) > 9 for row in rows):
+    if any(len(row) != 4 or not is_whole(row[1]) for row in rows):
         raise FileError(f"{table} is not VGGSound's; it must have rows such as -0jeONf82dE,21,horse clip-clop,test.")
     clips = _by_stem(Path(folder))
     classes = {label: (label,) for label in sorted({row[2] for row in rows}, key=natural_key)}
