@@ -18,13 +18,12 @@ from vitrail.errors import FileError, VitrailError
 if TYPE_CHECKING:
     from PIL import Image
 
-    from vitrail.compress import Codec, Report
+    from vitrail.compress import Codec, Report, Scheme
 
 SUFFIX, TEXT_SUFFIX = ".vtr", ".txt"
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 _ORDERS = ("quincunx", "marginal", "raster", "confidence_linear", "confidence_doubling")
-_OF_WRITING = {"output": None, "quality": None, "text": False, "background": "white", "order": "quincunx"}
-_OF_WRITING |= {"stages": None, "force": False}  # options and their defaults
+_OF_WRITING = ("output", "quality", "text", "background", "order", "stages", "force")
 _LARGEST_FILE = 2**26  # bytes; no compressed picture comes near it
 
 INPUTS_HELP = "files, folders, quoted patterns, or - for one on standard input"
@@ -48,7 +47,7 @@ def add_verbs(verbs: Any) -> None:
     compress.add_argument("--background", default="white", metavar="COLOUR", help="behind transparent parts")
     compress.add_argument("--order", choices=_ORDERS, default="quincunx", help="in which the picture is sent")
     compress.add_argument("--stages", type=positive, metavar="S", help="parts that it is sent in (default: 5)")
-    compress.set_defaults(run=run_compress)
+    compress.set_defaults(run=run_compress, unsaid={name: compress.get_default(name) for name in _OF_WRITING})
 
     decompress = verbs.add_parser("decompress", help="get compressed pictures back")
     decompress.add_argument("inputs", nargs="+", metavar="FILE", help=INPUTS_HELP)
@@ -71,7 +70,7 @@ class Compression:
     """What `vitrail compress` does to one picture."""
 
     quality: int | None
-    scheme: tuple[str, int]
+    scheme: "Scheme"
     text: bool
     background: tuple[int, int, int]
 
@@ -81,7 +80,6 @@ class Compression:
 
     def __call__(self, codec: "Codec", errand: Errand) -> Outcome:
         """Reads, compresses, writes."""
-        from vitrail.compress import Scheme
         from vitrail.compress.codec import MAX_PIXELS
         from vitrail.compress.coding.text import TWEET, to_text
         from vitrail.data.corrupt import CorruptSample
@@ -92,7 +90,7 @@ class Compression:
             picture = read_picture(source, name=errand.name, most=MAX_PIXELS, background=self.background)
         except CorruptSample as error:
             raise FileError(f"Cannot read {errand.name}: {error.reason}; mend it or leave it out.") from None
-        data = codec.compress(picture.image, self.quality, Scheme(*self.scheme))  # type: ignore[arg-type]
+        data = codec.compress(picture.image, self.quality, self.scheme)
         notes = [f"{errand.name}: {note}" for note in picture.notes]
         size = f"{len(data):,} bytes"
         written = data
@@ -199,7 +197,7 @@ def run_compress(arguments: argparse.Namespace) -> int:
     if arguments.stages and arguments.order in ("marginal", "raster"):
         raise VitrailError(f"--order {arguments.order} has no choice of --stages; leave out one of the two.")
     scheme = Scheme(arguments.order, arguments.stages or 5)
-    work = Compression(arguments.quality, (scheme.kind, scheme.stages), arguments.text, background)
+    work = Compression(arguments.quality, scheme, arguments.text, background)
     suffix = TEXT_SUFFIX if arguments.text else SUFFIX
     return _run(plan(arguments, _pictures, suffix), work, arguments, "Compressing")
 
@@ -268,7 +266,7 @@ def _load(model: str | None, device_name: str) -> "Codec":
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    for name, default in _OF_WRITING.items():
+    for name, default in arguments.unsaid.items():
         if getattr(arguments, name) != default:
             raise VitrailError(f"--{name} is of no use to --inspect, which writes nothing; leave out one of the two.")
     codec = _load(arguments.model, "cpu")
