@@ -76,8 +76,8 @@ def test_sun_rgbd_is_capped_at_8_m():
 def test_unknown_depths():
     integers = np.array([[0, 1000, 65535, 65534]], np.uint16)
     np.testing.assert_array_equal(Depth().metres(integers), np.array([[np.nan, 1, np.nan, 65.534]], np.float32))
-    floats = np.array([[0.0, 1.5, np.nan, np.inf, -np.inf, -2.0]])
-    expected = np.array([[np.nan, 1.5] + 4 * [np.nan]], np.float32)
+    floats = np.array([[0.0, 1.5, np.nan, np.inf, -np.inf, -2.0, np.finfo(np.float64).max]])
+    expected = np.array([[np.nan, 1.5] + 5 * [np.nan]], np.float32)
     np.testing.assert_array_equal(Depth().metres(floats), expected)
     # and what is known is clipped
     near_and_far = unnormalized().plane(np.array([[0.001, 60.0]]))
@@ -137,8 +137,7 @@ def test_encoder_is_the_published_one():
         ("a.png", np.zeros((8, 8), np.uint8), "it has 8 bits a pixel, and depth needs 16"),
         ("a.png", np.zeros((8, 8), np.uint16), "none of its pixels has a depth"),
         ("a.npy", np.full((8, 8), 2000.0), "more than half of them are above 200"),
-        ("a.npy", np.full((8, 8), 1e300), "its numbers are too large"),
-        ("a.npy", np.array([[1.0, 2.0], [1e39, np.inf]]), "its numbers are too large"),
+        ("a.npy", np.full((8, 8), 1e300), "none of its pixels has a depth"),
         ("a.npy", np.zeros((8, 8, 3)), r"its shape \[8, 8, 3\] is not that of a picture"),
         ("a.npy", np.zeros((0, 8)), r"its shape \[0, 8\]"),
         ("a.npy", np.array([["a"]]), "rather than numbers"),

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from vitrail.bind.grey import GreyPicture, Source, grey_values
 from vitrail.config import check_range
-from vitrail.data.corrupt import TOO_LARGE, CorruptSample
+from vitrail.data.corrupt import CorruptSample
 
 
 class Sensor(NamedTuple):
@@ -84,7 +84,8 @@ class Depth(GreyPicture):
         """
         values, name = grey_values(source)
         if values.dtype.kind == "f":
-            metres: np.ndarray = _in_float32(values, name)
+            with np.errstate(over="ignore"):  # beyond float32 is infinite, as sensors say that they saw nothing
+                metres: np.ndarray = values.astype(np.float32)
             unknown = ~(np.isfinite(metres) & (metres > 0))
             if not unknown.all() and np.median(metres[~unknown]) > _IMPLAUSIBLE:
                 raise CorruptSample(
@@ -105,14 +106,6 @@ class Depth(GreyPicture):
         if unknown.all():
             raise CorruptSample(name, "none of its pixels has a depth")
         return np.where(unknown, np.float32(np.nan), metres)
-
-
-def _in_float32(values: np.ndarray, name: str) -> np.ndarray:
-    try:
-        with np.errstate(over="raise"):
-            return values.astype(np.float32)
-    except FloatingPointError:
-        raise CorruptSample(name, TOO_LARGE) from None
 
 
 def fill(values: np.ndarray) -> np.ndarray:
