@@ -1,6 +1,7 @@
 """Which tars a pattern names, and what members they have."""
 
 import io
+import os
 import tarfile
 from pathlib import Path
 
@@ -68,3 +69,9 @@ def test_images_of_shards_in_braces(tmp_path, shard, to_array, monkeypatch):
         shard(tmp_path / f"x-{number}.tar", {f"{number}": number})
     images = ImageData(tmp_path / "x-{1..2}.tar").open(to_array)
     assert [int(images[number].image[0, 0, 0]) for number in range(len(images))] == [1, 2]
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.tar")
+    with pytest.raises(FileError, match=r"a\.tar is a pipe, not a file; give a tar file\.$"):
+        next(read_members(tmp_path / "a.tar"))

@@ -76,9 +76,11 @@ def read_members(shard: Path) -> Iterator[Member]:
     """The members of a tar that are files, from its headers.
 
     Raises:
-        FileError: it is missing, truncated, damaged or no plain tar file.
+        FileError: it is missing, a pipe, truncated, damaged or no plain tar file.
     """
     last = None
+    if shard.is_fifo():  # which would be waited for
+        raise FileError(f"{shard} is a pipe, not a file; give a tar file.")
     try:
         with shard.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
