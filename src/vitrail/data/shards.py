@@ -4,7 +4,7 @@ import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from vitrail.data.images import natural_key
 from vitrail.errors import FileError
@@ -61,6 +61,18 @@ def _options(choice: str) -> list[str]:
     return [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
 
 
+def open_shard(shard: Path) -> BinaryIO:
+    """A tar, to be read.
+
+    Raises:
+        FileError: it is a pipe, which would be waited for.
+        OSError: as of any file.
+    """
+    if shard.is_fifo():
+        raise FileError(f"{shard} is a pipe, not a file; give a tar file.")
+    return shard.open("rb")
+
+
 def read_span(shard: Path, offset: int, size: int) -> bytes:
     """So many bytes of a tar, which is opened anew: forked workers would share a handle that is kept, and its position.
 
@@ -79,10 +91,8 @@ def read_members(shard: Path) -> Iterator[Member]:
         FileError: it is missing, a pipe, truncated, damaged or no plain tar file.
     """
     last = None
-    if shard.is_fifo():  # which would be waited for
-        raise FileError(f"{shard} is a pipe, not a file; give a tar file.")
     try:
-        with shard.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        with open_shard(shard) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
                 tar.members = []  # type: ignore[attr-defined]  # else tarfile would keep them all
                 if member.isfile():

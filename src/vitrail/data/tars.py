@@ -18,7 +18,7 @@ from vitrail.data.images import SUFFIXES, read_image
 from vitrail.data.labels import NO_LABEL, LabelEncoder
 from vitrail.data.paths import PathIndex
 from vitrail.data.samples import LabelledImage, UnlabelledImage, as_sample
-from vitrail.data.shards import Member, read_members, read_span
+from vitrail.data.shards import Member, open_shard, read_members, read_span
 from vitrail.errors import FileError
 from vitrail.files import atomic_path, cache_folder
 
@@ -185,7 +185,7 @@ def _scan(shard: Path, label: str | None) -> ShardIndex:
 
 def _samples(shard: Path, label: str | None) -> Iterator[tuple[Member, str | None]]:
     """The image and the label, as text, of each sample."""
-    with shard.open("rb") as file:
+    with open_shard(shard) as file:
         for _, members in groupby(read_members(shard), key=attrgetter("key")):
             image, texts = None, dict[str, str | None]()
             for member in members:
