@@ -83,10 +83,12 @@ def test_without_labels_images_at_any_depth_count(tmp_path, write_image, to_arra
         ("path,label\na b.png,x\n", 1, [(2, 0)], ("x",)),
         ('"Path","Label"\na b.png,x\n', 1, [(2, 0)], ("x",)),
         ("\npath\n a b.png \n", 1, [(2,)], None),
+        ("File 1.png\nb.png\n", 1, [(4,), (1,)], None),
+        ("File 1.png,x\nb.png,y\n", 1, [(4, 0), (1, 1)], ("x", "y")),
     ],
 )
 def test_lists(lines, column, expected, classes, tmp_path, write_image, to_array):
-    for value, name in enumerate(("b.png", "a b.png", "c,d.png"), 1):
+    for value, name in enumerate(("b.png", "a b.png", "c,d.png", "File 1.png"), 1):
         write_image(tmp_path / name, value)
     (tmp_path / "list.txt").write_text(lines)
     dataset = ImageData(tmp_path / "list.txt", label_column=column).open(to_array)

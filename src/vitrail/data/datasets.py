@@ -150,18 +150,19 @@ def _rows(file: Path) -> Iterator[tuple[int, list[str]]]:
             first = next((line for line in lines if line.strip()), "")
             lines.seek(0)
             separator = next((mark for mark in "\t," if mark in first), None)
-            header = first.replace(",", " ").replace('"', " ").casefold().split()[:1] in _HEADERS
             rows = _split(lines) if separator is None else csv.reader(lines, delimiter=separator, skipinitialspace=True)
-            for number, row in enumerate(rows, 1):
-                if any(row) and not header:
-                    yield number, [cell.strip() for cell in row]
-                header = header and not any(row)
+            filled = ((number, [cell.strip() for cell in row]) for number, row in enumerate(rows, 1) if any(row))
+            for place, (number, row) in enumerate(filled):
+                if place or not _is_header(row[0]):
+                    yield number, row
     except (OSError, csv.Error) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise FileError(f"Cannot read the list {file}: {reason}; give a text file with a path a line.") from None
 
 
-_HEADERS = (["path"], ["file"], ["filename"], ["image"])
+def _is_header(cell: str) -> bool:
+    """Whether the first cell of a list is a title; "Image 1.jpg" is none."""
+    return cell.casefold().split()[:1] in (["path"], ["file"], ["filename"], ["image"]) and not is_image(cell)
 
 
 def _split(lines: Iterator[str]) -> Iterator[list[str]]:
