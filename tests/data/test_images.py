@@ -341,6 +341,13 @@ def test_16_bit_colour_keeps_its_upper_bits_and_says_so():
     assert read_picture(pixels) == (read_image(pixels), ("its 16 bits a channel became 8",))
 
 
+def test_16_bits_for_all_channels_together_are_no_more_than_8_each():
+    header = struct.pack("<IiiHHIIiiII3I", 40, 2, 1, 1, 16, 3, 4, 0, 0, 0, 0, 0xF800, 0x7E0, 0x1F)
+    data = b"BM" + struct.pack("<IHHI", 70, 0, 0, 66) + header + struct.pack("<2H", 0xF800, 0x1F)
+    picture = read_picture(io.BytesIO(data))
+    assert picture.notes == () and np.asarray(picture.image).tolist() == [[[255, 0, 0], [0, 0, 255]]]
+
+
 @pytest.mark.parametrize("value", [0, 200, 1000, 65535])
 def test_one_value_of_16_bit_grey_is_transparent(value):
     other = 30 * 257

@@ -168,7 +168,8 @@ def _count_frames(image: Image.Image) -> int:
 def _has_16_bits(image: Image.Image) -> bool:
     """Whether an image that is not yet decoded has 16 bits a channel; of colour, Pillow keeps the upper 8."""
     tiles = getattr(image, "tile", ())  # of image files alone
-    return any(";16" in str(args) or (codec == "ppm" and args[1] > 255) for codec, _, _, args in tiles)
+    # BMP's "BGR;16" has 16 bits for all channels together.
+    return any(re.search("(?<!BGR);16", str(args)) or (codec == "ppm" and args[1] > 255) for codec, _, _, args in tiles)
 
 
 def _is_integer(image: Image.Image) -> bool:
