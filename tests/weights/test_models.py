@@ -2,6 +2,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -36,6 +37,7 @@ def test_create_model_without_weights():
         create_model("xcit_nano_12_p16", size=3)
     with pytest.raises(VitrailError, match=r"head is 'bogus'; it must be one of load, skip, auto\.$"):
         create_model("xcit_nano_12_p16", head="bogus")
+    assert create_model("xcit_nano_12_p16", num_classes=np.int64(7)).head.weight.shape == (7, 128)
     with pytest.raises(VitrailError, match="num_classes is -1; it must be a whole number, 0 for features"):
         create_model("xcit_nano_12_p16", num_classes=-1)
     with pytest.raises(

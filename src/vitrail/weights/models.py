@@ -2,6 +2,7 @@
 
 import dataclasses
 from fnmatch import fnmatchcase
+from numbers import Integral
 from pathlib import Path
 from typing import Any, get_args
 
@@ -94,7 +95,7 @@ def _read(weights: str | Path) -> BackboneWeights:
 
 
 def _build(name: str, published: dict[str, Any], num_classes: int, config: dict[str, Any]) -> XCiT | ViT | ResNet:
-    if not isinstance(num_classes, int) or num_classes < 0:
+    if not isinstance(num_classes, Integral) or num_classes < 0:
         raise VitrailError(f"num_classes is {num_classes}; it must be a whole number, 0 for features.")
     default = MODELS[name]
     fields = [field.name for field in dataclasses.fields(default)]
