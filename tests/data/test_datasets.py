@@ -106,7 +106,7 @@ def test_the_column_of_a_label_is_of_lists_alone(tmp_path, write_image, to_array
     assert contents(data.at(tmp_path / "list.txt").open(to_array)) == [(1, 3)]
 
 
-def test_a_list_elsewhere(tmp_path, write_image, to_array):
+def test_a_list_elsewhere(tmp_path, shard, write_image, to_array):
     write_image(tmp_path / "images" / "a.png", 1)
     write_image(tmp_path / "b.png", 2)
     file = tmp_path / "lists" / "train.csv"
@@ -116,6 +116,8 @@ def test_a_list_elsewhere(tmp_path, write_image, to_array):
     assert contents(data.open(to_array)) == [(1, 1), (2, 0)]
     (tmp_path / "lists" / "validation.csv").write_text("a.png,0\n")
     assert contents(data.at(tmp_path / "lists" / "validation.csv").open(to_array)) == [(1, 0)]
+    shard(tmp_path / "validation.tar", {"a": 5})
+    assert contents(replace(data, label_column=2).at(tmp_path / "validation.tar").open(to_array)) == [(5, 5)]
 
 
 @pytest.mark.parametrize(

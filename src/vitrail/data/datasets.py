@@ -171,6 +171,10 @@ def _split(lines: Iterator[str]) -> Iterator[list[str]]:
         yield [path, *numbers.split()]
 
 
+def _is_list(path: Path) -> bool:
+    return path.is_file() and path.suffix != ".tar"
+
+
 @dataclass(frozen=True)
 class ImageData:
     """A set of images on disk; what `root` is shows in what it holds."""
@@ -198,9 +202,9 @@ class ImageData:
 
     def at(self, root: Path) -> Self:
         """The same of another place; the label's column goes along if that is a list file, and to a list the root."""
-        if self.list is not None and root.is_file():
-            return replace(self, list=root)
-        return replace(self, root=root, list=None, label_column=self.label_column if root.is_file() else 1)
+        if not _is_list(root):
+            return replace(self, root=root, list=None, label_column=1)
+        return replace(self, root=root) if self.list is None else replace(self, list=root)
 
     def open(self, transform: Transform, classes: Sequence[str] | None = None) -> ImageFiles | TarImages:
         """The data set.
@@ -216,7 +220,7 @@ class ImageData:
         """
         if classes is None and self.classes is not None:
             classes = read_classes(self.classes, self.class_column)
-        if self.list is not None or (self.root.is_file() and self.root.suffix != ".tar"):
+        if self.list is not None or _is_list(self.root):
             return self._open_list(transform, classes)
         if self.labelled and self.label_column != 1:
             raise FileError(
