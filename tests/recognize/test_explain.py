@@ -91,6 +91,6 @@ def test_other_networks_and_formats_are_refused(run, photos, tmp_path):
         explain(Classifier(vit, ("a", "b", "c"), classifier.transform), [picture], tmp_path / "drawing.png")
     with pytest.raises(VitrailError, match=r"use a name that ends in \.png"):
         explain(classifier, [picture], tmp_path / "drawing.nonsense")
-    with pytest.raises(VitrailError, match=r"^One drawing holds 50 pictures, and there are 51; draw fewer, or several"):
-        explain(classifier, [picture] * 51, tmp_path / "drawing.png")
+    with pytest.raises(VitrailError, match=r"^One drawing holds 200 pictures, and there are 201; draw fewer"):
+        explain(classifier, [picture] * 201, tmp_path / "drawing.png")
     assert not list(tmp_path.iterdir())

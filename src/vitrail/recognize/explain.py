@@ -18,8 +18,8 @@ from vitrail.recognize.classify import Classifier
 
 Kind = Literal["class-attention", "norms"]
 
-MOST = 50
-"""Pictures in a drawing: some formats end at 56 columns."""
+MOST = 200
+"""Pictures in a drawing: a PNG ends at 227 columns, and of formats that end before `save_figure` says so."""
 
 
 @torch.inference_mode()
