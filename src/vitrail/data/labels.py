@@ -61,13 +61,13 @@ class LabelEncoder:
         elif classes is None:
             classes = sorted(self.values, key=natural_key)
         numbers = {name: number for number, name in enumerate(classes)}
-        names = [value for value in self.values if value in numbers]
-        counts = Counter(classes) if len(numbers) < len(classes) else {}
-        if doubled := [name for name in names if counts.get(name, 1) > 1]:
+        counts = Counter(classes)
+        if doubled := [value for value in self.values if counts[value] > 1]:
             raise FileError(f"Two classes are called {doubled[0]}, as images in {source} are; give each another name.")
         table = np.array([_number(value, numbers, source) for value in self.values], dtype=np.int32)
+        digits = [value for value in self.values if value in numbers and value.isdecimal()]
         rest = [value for value in self.values if value not in numbers]
-        if rest and (digits := [name for name in names if name.isdecimal()]):
+        if digits and rest:
             raise FileError(
                 f"In {source} the label {digits[0]} is the name of a class, and {rest[0]} can only be the number of "
                 "one; write names or numbers throughout, or give the names of the classes that are meant."
