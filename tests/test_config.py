@@ -65,9 +65,9 @@ def test_missing_fields_are_named():
 @pytest.mark.parametrize(
     ("config", "values", "wanted"),
     [
-        (Loop, {"epochs": 0.0}, r"above 0 and at most 1e\+09"),
-        (Loop, {"steps": 10**20}, r"at least 1 and at most 1e\+12"),
-        (Loop, {"batch_size": 10**12}, r"at least 1 and at most 1.67772e\+07"),
+        (Loop, {"epochs": 0.0}, "above 0 and at most 1000000000"),
+        (Loop, {"steps": 10**20}, "at least 1 and at most 1000000000000"),
+        (Loop, {"batch_size": 10**12}, "at least 1 and at most 16777216"),
         (Loop, {"evaluate_every": 1e-320}, "at least 1e-06"),
         (Loop, {"evaluate_every": math.nan}, "a finite number"),
         (Loop, {"ema": 1.0}, "at least 0 and below 1"),

@@ -44,7 +44,7 @@ def check_range(
         for number in value if isinstance(value, tuple) else (value,):
             finite = isinstance(number, int if whole else int | float) and math.isfinite(number)
             if number is not None and not (finite and all(holds(number, limit) for _, holds, limit in given)):
-                wanted = " and ".join(f"{words} {limit:g}" for words, _, limit in given if finite)
+                wanted = " and ".join(f"{words} {limit}" for words, _, limit in given if finite)
                 wanted = wanted or ("a whole number" if whole else "a finite number")
                 raise VitrailError(f"{type(config).__name__}.{name} is {number}; it must be {wanted}.")
 

@@ -55,7 +55,7 @@ class Loop:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        check_range(self, "epochs", above=0, most=1e9)
+        check_range(self, "epochs", above=0, most=10**9)
         check_range(self, "evaluate_every", least=1e-6)
         check_range(self, "steps", least=1, most=10**12)
         check_range(self, "batch_size", "accumulate", "nodes", least=1, most=2**24)
