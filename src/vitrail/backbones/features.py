@@ -1,9 +1,9 @@
 """What every backbone answers, whatever is inside."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitrail.errors import VitrailError
 
@@ -32,6 +32,39 @@ class Features(NamedTuple):
         layers = self.layers or (self.patches,)
         grids = self.layer_grids or (self.grid,) * len(layers)
         return tuple(tokens.mT.unflatten(2, grid) for tokens, grid in zip(layers, grids, strict=True))
+
+
+class Backbone(nn.Module):
+    """A network that its configuration, `config`, builds: images [B, 3, H, W] -> logits [B, num_classes].
+
+    The module of its first weights is called `patches`, by which `weights.convert` finds a backbone in a file.
+    """
+
+    config: Any
+    """What built it, one of `vitrail.backbones.BackboneConfig`."""
+    width: int
+    """Channels of its features, d."""
+    patch_size: int
+    """Pixels a side of the square that a patch token stands for, P: the grid is (ceil(H / P), ceil(W / P))."""
+    num_classes: int
+    """Outputs of the head; 0: the output is the class token."""
+
+    def forward_features(self, images: Tensor, layers: Sequence[int] = ()) -> Features:
+        """[B, 3, H, W], normalised -> features, and those of intermediate layers by number, 0-based."""
+        raise NotImplementedError
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that weight decay leaves alone, besides vectors."""
+        raise NotImplementedError
+
+    @property
+    def layer_count(self) -> int:
+        """Layers for layer-wise learning-rate decay."""
+        raise NotImplementedError
+
+    def layer_of(self, name: str) -> int:
+        """The layer, 0 .. layer_count - 1, that the parameter `name` belongs to."""
+        raise NotImplementedError
 
 
 def check_layers(layers: Sequence[int], count: int) -> None:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from vitrail.backbones.features import Features, check_layers
+from vitrail.backbones.features import Backbone, Features, check_layers
 from vitrail.config import check_choices
 
 _STAGES = ("layer1", "layer2", "layer3", "layer4")
@@ -27,7 +27,7 @@ class ResNetConfig:
         return ResNet(self, num_classes)
 
 
-class ResNet(nn.Module):
+class ResNet(Backbone):
     """Images [B, 3, H, W] of any height and width -> logits [B, num_classes], or their features [B, d] without classes.
 
     A patch is a place of the last map, (ceil(H / 32), ceil(W / 32)), and the class token the mean of that map. The

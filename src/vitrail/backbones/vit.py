@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from vitrail.backbones.features import Features, check_heads, check_layers
+from vitrail.backbones.features import Backbone, Features, check_heads, check_layers
 from vitrail.config import check_choices, check_range
 from vitrail.errors import VitrailError
 from vitrail.layers.attention import SelfAttention
@@ -74,7 +74,7 @@ class ViTConfig:
         return side, side
 
 
-class ViT(nn.Module):
+class ViT(Backbone):
     """Images [B, 3, H, W] of any height and width -> logits [B, num_classes], or class tokens [B, d] without classes.
 
     Heights and widths that are not multiples of the patch size P make a grid of (ceil(H / P), ceil(W / P)) patches:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from vitrail.backbones.features import Features, check_heads, check_layers
+from vitrail.backbones.features import Backbone, Features, check_heads, check_layers
 from vitrail.config import check_choices, check_range
 from vitrail.layers.blocks import NORM_EPSILON, ClassAttentionBlock, XCiTBlock
 from vitrail.layers.patches import ConvolutionalPatches, LinearPatches
@@ -59,7 +59,7 @@ class XCiTConfig:
         return XCiT(self, num_classes)
 
 
-class XCiT(nn.Module):
+class XCiT(Backbone):
     """Images [B, 3, H, W] of any height and width -> logits [B, num_classes], or class tokens [B, d] without classes.
 
     Heights and widths that are not multiples of the patch size P make a grid of (ceil(H / P), ceil(W / P)) patches:

@@ -11,9 +11,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vitrail.backbones import BackboneConfig
-from vitrail.backbones.resnet import ResNet
-from vitrail.backbones.vit import ViT, ViTConfig
-from vitrail.backbones.xcit import XCiT
+from vitrail.backbones.features import Backbone
+from vitrail.backbones.vit import ViTConfig
 from vitrail.config import check_range
 from vitrail.data.augmentation import Transform
 from vitrail.data.loader import Dataset
@@ -189,7 +188,7 @@ class Head(nn.Module):
 class Student(nn.Module):
     """What is trained: a backbone and its head."""
 
-    def __init__(self, backbone: XCiT | ViT | ResNet, head: Head) -> None:
+    def __init__(self, backbone: Backbone, head: Head) -> None:
         super().__init__()
         self.backbone, self.head = backbone, head
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitrail.backbones import Backbone
+from vitrail.backbones.features import Backbone
 from vitrail.data.loader import Dataset, LoaderConfig, evaluation_batches
 from vitrail.errors import VitrailError
 from vitrail.metrics.neighbours import knn_accuracy

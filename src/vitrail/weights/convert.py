@@ -134,7 +134,7 @@ def load_backbone(
     """Fills `model` with all of `backbone`.
 
     Args:
-        model: an XCiT, a ViT or a ResNet.
+        model: a backbone.
         backbone: as `find_backbone` found it.
         head: "load"; "skip" to leave the model's own as it is, for other classes; "auto" to load it where it has the
             model's number of classes, and else to skip it.

@@ -12,9 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vitrail.backbones.resnet import ResNet
+from vitrail.backbones.features import Backbone
 from vitrail.backbones.vit import ViT
-from vitrail.backbones.xcit import XCiT
 from vitrail.config import to_json
 from vitrail.errors import VitrailError
 from vitrail.files import atomic_path
@@ -51,7 +50,7 @@ def export(network: "Classifier | Network", path: str | Path) -> None:
     }
     if path.suffix not in writers:
         raise VitrailError(f"Cannot export to {path}: its name must end in {', '.join(writers)}.")
-    if not isinstance(network.model, XCiT | ViT | ResNet):
+    if not isinstance(network.model, Backbone):
         raise VitrailError(
             f"A {type(network.model).__name__} cannot be exported; export the network as it was loaded or trained."
         )

@@ -9,9 +9,7 @@ from typing import Any, get_args
 from torch import nn
 
 from vitrail.backbones import MODELS
-from vitrail.backbones.resnet import ResNet
-from vitrail.backbones.vit import ViT
-from vitrail.backbones.xcit import XCiT
+from vitrail.backbones.features import Backbone
 from vitrail.download import fetch
 from vitrail.errors import VitrailError
 from vitrail.tensors import read_tensors
@@ -26,7 +24,7 @@ def list_models(pattern: str = "*") -> list[str]:
 
 def create_model(
     name: str, weights: str | Path | None = None, num_classes: int | None = None, head: Head = "load", **config: Any
-) -> XCiT | ViT | ResNet:
+) -> Backbone:
     """A model in evaluation mode: images [B, 3, H, W], normalised -> logits [B, num_classes].
 
     Args:
@@ -72,7 +70,7 @@ def load_weights(model: nn.Module, weights: str | Path, head: Head = "load") -> 
     belong to other parts of the file.
 
     Args:
-        model: an XCiT, a ViT or a ResNet.
+        model: a backbone.
         weights: a published name, a local file, a checkpoint of ours or the folder of a run.
         head: "load"; "skip" to leave the model's own as it is, for other classes; "auto" to load it when its number
             of classes is the model's, and else to skip it.
@@ -94,7 +92,7 @@ def _read(weights: str | Path) -> BackboneWeights:
     return find_backbone(read_tensors(path)[0], str(weights))
 
 
-def _build(name: str, published: dict[str, Any], num_classes: int, config: dict[str, Any]) -> XCiT | ViT | ResNet:
+def _build(name: str, published: dict[str, Any], num_classes: int, config: dict[str, Any]) -> Backbone:
     if not isinstance(num_classes, Integral) or num_classes < 0:
         raise VitrailError(f"num_classes is {num_classes}; it must be a whole number, 0 for features.")
     default = MODELS[name]

@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitrail.backbones import BackboneConfig
-from vitrail.backbones.resnet import ResNet
-from vitrail.backbones.vit import ViT
-from vitrail.backbones.xcit import XCiT
+from vitrail.backbones.features import Backbone
 from vitrail.config import from_json
 from vitrail.data.augmentation import EvalTransform
 from vitrail.errors import FileError, VitrailError
@@ -28,7 +26,7 @@ METADATA = "vitrail.network"
 class Network:
     """A network, what its pictures go through, and what its outputs mean."""
 
-    model: XCiT | ViT | ResNet
+    model: Backbone
     """In evaluation mode."""
     transform: EvalTransform
     """What its pictures go through."""
@@ -64,7 +62,7 @@ def open_network(weights: str | Path) -> Network:
 
     experiment, task = open_task(path)
     model, transform = getattr(task, "backbone", None), getattr(experiment, "eval_transform", None)
-    if not (isinstance(model, XCiT | ViT | ResNet) and isinstance(transform, EvalTransform)):
+    if not (isinstance(model, Backbone) and isinstance(transform, EvalTransform)):
         raise FileError(f"{path} is a {type(experiment).__name__} and has no backbone; take a run that trained one.")
     return Network(model, transform, getattr(experiment, "classes", None) or ())
 
