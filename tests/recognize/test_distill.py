@@ -3,6 +3,8 @@ import torch
 from torch import nn
 
 from vitrail.errors import VitrailError
+from vitrail.recipes import load_recipe
+from vitrail.recognize import distill
 from vitrail.recognize.distill import Teacher, load_teacher
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -58,6 +60,12 @@ def test_other_classes_are_refused(run):
         load_teacher(str(run), classes[:7], IMAGENET)
     with pytest.raises(VitrailError, match="knows other classes than the data has, or the same in another order; "):
         load_teacher(str(run), classes[::-1], IMAGENET)
+
+
+def test_a_teacher_that_names_no_classes(monkeypatch):
+    monkeypatch.setattr(distill, "open_task", lambda name: (load_recipe("splitmask_mini"), None))
+    with pytest.raises(VitrailError, match=r"^The teacher runs/mine is a SplitMask; give a run of a classifier\.$"):
+        load_teacher("runs/mine", ("a", "b"), IMAGENET)
 
 
 @pytest.mark.parametrize("name", ["torchvision:nonsense", "timm:nonsense"])

@@ -72,6 +72,8 @@ def load_teacher(name: str, classes: Sequence[str], student: Statistics, size: i
             statistics = _IMAGENET
         else:
             experiment, task = open_task(name)
+            if not getattr(experiment, "classes", None):
+                raise VitrailError(f"The teacher {name} is a {type(experiment).__name__}; give a run of a classifier.")
             network, transform = task.backbone, experiment.eval_transform
             statistics = (transform.mean, transform.std)
             names = experiment.classes
