@@ -56,6 +56,8 @@ _VIT = _BOTH | {
 }
 _MEAN_POOLED_VIT = _VIT | {"fc_norm": "norm"}  # timm has the norm after the mean under another name
 
+_BUILD_IT = "build the one that it is for (in training: --model, or the options of its backbone)"
+
 # A weight that pictures meet early tells where in a file a backbone lies, and in whose layout.
 _FIRST_WEIGHT = re.compile(
     r"(?P<prefix>(?:.*?\.)?)"
@@ -160,7 +162,8 @@ def load_backbone(
     if missing or unexpected:
         lacks = f"it lacks {_some(missing)}" if missing else ""
         extra = f"the model has no place for its {_some(unexpected)}" if unexpected else ""
-        raise FileError(f"{where} ({backbone.layout}) is for another model: {'; '.join(filter(None, (lacks, extra)))}.")
+        differs = ", ".join(filter(None, (lacks, extra)))
+        raise FileError(f"{where} ({backbone.layout}) is for another model: {differs}; {_BUILD_IT}.")
     if isinstance(positions := getattr(model, "positions", None), LearnedPositions):
         state["positions.table"] = _fit_positions(state["positions.table"], positions)
     for key, tensor in state.items():
@@ -266,7 +269,8 @@ def _shapes_differ(where: str, key: str, tensor: Tensor, wanted: Tensor) -> str:
             f"{where} is for {len(tensor)} classes and the model for {len(wanted)}; build the model with "
             f'num_classes={len(tensor)}, or load it with head="skip" to train a new head.'
         )
-    return f"{where} is for another model: {key} is {list(tensor.shape)} there and {list(wanted.shape)} in the model."
+    shapes = f"{key} is {list(tensor.shape)} there and {list(wanted.shape)} in the model"
+    return f"{where} is for another model: {shapes}; {_BUILD_IT}."
 
 
 def _some(keys: Iterable[str]) -> str:
