@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -78,9 +78,18 @@ def remove_unfinished(folder: str | Path) -> None:
     Raises:
         FileError: one of them cannot be deleted.
     """
-    for path in Path(folder).glob(f"{_UNFINISHED}*"):
+    remove(Path(folder).glob(f"{_UNFINISHED}*"))
+
+
+def remove(paths: Iterable[Path]) -> None:
+    """Deletes files, as far as they are there.
+
+    Raises:
+        FileError: one of them cannot be deleted.
+    """
+    for path in paths:
         try:
-            path.unlink()
+            path.unlink(missing_ok=True)
         except OSError as error:
             raise _cannot_write(path, error) from None
 

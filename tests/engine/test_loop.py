@@ -252,6 +252,12 @@ def test_what_a_run_left_that_was_killed_before_its_first_checkpoint_goes(experi
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["last.safetensors"]
 
 
+def test_a_folder_below_a_file_is_refused_in_a_sentence(experiment, tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(VitrailError, match=r"^Cannot write .*: a file stands where its folder should be; make room"):
+        fit(experiment, tmp_path / "file" / "run")
+
+
 def test_evaluations_at_fractions_of_an_epoch():
     """Every 1.4 steps, seven at each fifth: 7 / 1.4 is a little less than 5 in binary fractions."""
     assert [step for step in range(1, 15) if _passes(step, 0.2 * 7)] == [2, 3, 5, 6, 7, 9, 10, 12, 13, 14]

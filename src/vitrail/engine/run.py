@@ -19,7 +19,7 @@ from vitrail.engine.processes import stop, together
 from vitrail.engine.task import Phase, Task
 from vitrail.engine.window import Window
 from vitrail.errors import VitrailError
-from vitrail.files import remove_unfinished, write_text
+from vitrail.files import remove, remove_unfinished, write_text
 
 # What may differ when a run is resumed: how the same steps are carried out and reported. A run that is resumed on
 # other devices, or in other micro batches, ends equal to rounding only.
@@ -74,8 +74,7 @@ def occupy(fabric: Fabric, experiment: Experiment, folder: Path, fresh: bool) ->
         for place in (folder, checkpoint_folder):
             remove_unfinished(place)  # what a killed run was writing
         if fresh:
-            for path in (checkpoint_folder / "best.safetensors", *checkpoint_folder.glob("step_*.safetensors")):
-                path.unlink(missing_ok=True)
+            remove((checkpoint_folder / "best.safetensors", *checkpoint_folder.glob("step_*.safetensors")))
         write_text(folder / "config.json", json.dumps(to_json(experiment), indent=2) + "\n")
 
     together(fabric, lambda: make() if fabric.is_global_zero else None)
