@@ -98,6 +98,8 @@ def _heed_the_launcher() -> None:
 
 def stop(fabric: Fabric, error: VitrailError) -> NoReturn:
     """Ends all processes, which must have come to the same conclusion; only the first one says why."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # whose threads may abort a process that ends before them
     if fabric.is_global_zero:
         raise error
     raise SystemExit(0)
