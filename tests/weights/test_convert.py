@@ -149,7 +149,7 @@ def test_distilled_heads_are_skipped_together(fill):
     model = replace(SMALL_VIT, distillation_token=True).build(3)
     assert len(load_backbone(model, backbone, "auto").fresh) == 4
     assert torch.equal(model.distillation_token, backbone.state["distillation_token"])
-    with pytest.raises(FileError, match=r"has no place for its dist_token, head_dist.weight, head_dist.bias\.$"):
+    with pytest.raises(FileError, match=r"has no place for its dist_token, head_dist.weight, head_dist.bias; build"):
         load_backbone(SMALL_VIT.build(7), backbone)
 
 
@@ -250,7 +250,7 @@ def test_detector_gives_its_backbone(fill):
     report = load_backbone(model, find_backbone(dense | others))
     assert report.left_aside == tuple(others)
     assert torch.equal(model.patches[0][0].weight, state["patch_embed.proj.0.0.weight"])
-    with pytest.raises(FileError, match=r"lacks class_token, norm.weight, norm.bias and 32 more\.$"):
+    with pytest.raises(FileError, match=r"lacks class_token, norm.weight, norm.bias and 32 more; build the one"):
         load_backbone(SMALL.build(), find_backbone(dense | others))
 
 
@@ -321,9 +321,9 @@ def test_nothing_may_be_left_over(fill):
     state = small_timm(7).state_dict()
     model = fill(SMALL.build(7))
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    with pytest.raises(FileError, match=r"it lacks blocks.1.feed_forward_scale\.$"):
+    with pytest.raises(FileError, match=r"it lacks blocks.1.feed_forward_scale; build the one"):
         load_backbone(model, find_backbone({k: v for k, v in state.items() if k != "blocks.1.gamma2"}))
-    with pytest.raises(FileError, match=r"the model has no place for its blocks.0.extra\.$"):
+    with pytest.raises(FileError, match=r"the model has no place for its blocks.0.extra; build the one"):
         load_backbone(model, find_backbone(state | {"blocks.0.extra": torch.zeros(1)}))
     with pytest.raises(FileError, match=r"class_token is \[1, 1, 128\] there and \[1, 1, 32\] in the model"):
         load_backbone(model, find_backbone(timm_xcit(depth=2, embed_dim=128, num_classes=7).state_dict()))
