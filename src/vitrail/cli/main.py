@@ -15,7 +15,10 @@ from typing import Any
 from vitrail.cli import bind, compress, models, pretrain, recognize, train
 from vitrail.errors import VitrailError
 
-DESCRIPTION = "Vision systems on your own data: pictures in very few bytes, recognition, pre-training without labels."
+DESCRIPTION = (
+    "Vision systems on your own data: pictures in few bytes, recognition, features without labels, "
+    "six senses in one space."
+)
 
 EXAMPLES = """\
 examples:

@@ -152,8 +152,9 @@ def compress_mini() -> AutoencoderTraining:
         validation=photos / "test",
         crops=Crops(size=64, resized=False),
         autoencoder=AutoencoderConfig(
-            width=64, depth=2, heads=4, factor=8, parts=4, centroids=64, nested=True, usage_decay=0.95
+            width=64, depth=2, heads=4, factor=8, parts=4, centroids=64, nested=True, usage_decay=0.95, shortcut=True
         ),
+        quantizer_weight=0.005,
         prior=PriorConfig(width=64, depth=2, heads=4),
         masking=Masking(stages=4),
         optimizer=OptimizerConfig(lr=2e-3, lr_batch_size=None, weight_decay=0.02, betas=(0.9, 0.95), warmup_epochs=1),
