@@ -1,6 +1,7 @@
 """Several processes do what one does."""
 
 import contextlib
+import errno
 import json
 import os
 import random
@@ -93,6 +94,19 @@ def test_what_one_process_meets_ends_all_with_one_sentence(toy, forked, tmp_path
         rf"vitrail: {sentence}", *(line for line in two.log.read_text().splitlines() if "vitrail" in line)
     )
     assert "Traceback" not in two.log.read_text()
+
+
+@pytest.mark.parametrize("writer", ["run.checkpoints.save", "loop.Curves.add", "loop.Curves"])
+def test_a_full_disk_that_only_the_first_process_writes_to_ends_all(toy, forked, tmp_path, monkeypatch, writer):
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "run")
+
+    monkeypatch.setattr(f"vitrail.engine.{writer}", fail)
+    experiment = toy.Toy(loop=replace(LOOP, devices=2), loader=LoaderConfig(workers=0))
+    two = forked(lambda rank: fit(experiment, tmp_path / "run"), world_size=2)
+    assert two.wait() == [1, 0], two.log.read_text()
+    log = [line for line in two.log.read_text().splitlines() if not line.startswith("step ")]
+    assert log == ["vitrail: run: No space left on device; mend that and try again."]
 
 
 def test_a_damaged_file_costs_no_step_and_can_be_skipped_afterwards(toy, forked, tmp_path):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vitrail.cli import bind, compress, models, pretrain, recognize, train
-from vitrail.errors import VitrailError
+from vitrail.errors import VitrailError, from_system
 
 DESCRIPTION = (
     "Vision systems on your own data: pictures in few bytes, recognition, features without labels, "
@@ -95,9 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read our output has gone; a second failure while Python flushes at exit is of no use to anyone.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except OSError as error:  # a full disk, a name too long, a right that is missing, wherever it was noticed
-        place = f"{error.filename}: " if error.filename else ""
-        print(f"vitrail: {place}{error.strerror or error}; mend that and try again.", file=sys.stderr)
+    except OSError as error:
+        print(f"vitrail: {from_system(error)}", file=sys.stderr)
         return 1
     except (MemoryError, RuntimeError) as error:
         message = f"{error.__cause__} {error}"  # the first where PyTorch, waiting for data, says how a process ended

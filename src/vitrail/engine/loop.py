@@ -26,7 +26,7 @@ from vitrail.engine.curves import Curves, read_curves, turning_point
 from vitrail.engine.evaluate import evaluate
 from vitrail.engine.experiment import Experiment
 from vitrail.engine.optim import set_schedules
-from vitrail.engine.processes import StopRequest, average_buffers, launch, seed_all, stop, together, wrap
+from vitrail.engine.processes import StopRequest, at_first, average_buffers, launch, seed_all, stop, together, wrap
 from vitrail.engine.progress import Report
 from vitrail.engine.run import Interrupted, Run, occupy, open_run
 from vitrail.engine.task import Task
@@ -118,8 +118,14 @@ def fit(
     rates: dict[str, float] = {}
     throughput = Throughput()
 
+    # The first process alone writes them, and what it meets there, such as a full disk, ends all.
+    curves = at_first(fabric, lambda: Curves(run.folder, run.step))
+
+    def draw(act: Callable[[Curves], None]) -> None:
+        together(fabric, lambda: act(curves) if curves else None)
+
     with (
-        Curves(run.folder, run.step) if fabric.is_global_zero else nullcontext() as curves,
+        curves or nullcontext(),
         Report(run.step, steps, silent=not fabric.is_global_zero) as report,
         StopRequest(fabric) as request,
         torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
@@ -128,8 +134,7 @@ def fit(
         def keep() -> None:
             if run.step > begin:
                 run.check()
-                if curves:
-                    curves.flush()  # before the checkpoint, which says that what came before it is on the disk
+                draw(Curves.flush)  # before the checkpoint, which says that what came before it is on the disk
                 run.save()
 
         for step in range(begin, steps):
@@ -170,16 +175,15 @@ def fit(
                 run.check()
             if logging:
                 points, speed = run.points(rates), throughput.lap()
-                if curves:
-                    curves.add(done, points, {"images_per_second": speed})
+                draw(partial(Curves.add, step=done, values=points, clock={"images_per_second": speed}))
                 report.figures(done, points, speed)
             with throughput.paused():
                 if evaluating and validation is not None:
                     with run.averaged():
                         metrics = evaluate(fabric, network, task, validation, loop, experiment.loader)
                     run.evaluated(metrics)
-                    if curves:
-                        curves.add(done, {f"validation/{name}": value for name, value in metrics.items()})
+                    points = {f"validation/{name}": value for name, value in metrics.items()}
+                    draw(partial(Curves.add, step=done, values=points))
                     report.metrics(done, metrics)
                     if curves:
                         held_out = read_curves(run.folder).get("validation/loss", [])  # a resumed run's from the start

@@ -25,7 +25,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from vitrail.engine.experiment import Loop
-from vitrail.errors import VitrailError
+from vitrail.errors import VitrailError, from_system
 
 T = TypeVar("T")
 
@@ -114,13 +114,15 @@ def together(fabric: Fabric, act: Callable[[], T], otherwise: Callable[[], None]
         otherwise: what all do before they end.
 
     Raises:
-        VitrailError: `act` raised one, here or elsewhere; in the first process alone, for the others exit.
+        VitrailError: `act` raised one or an OSError, here or elsewhere; in the first process, for the others exit.
     """
     error: VitrailError | None = None
     try:
         result = act()
     except VitrailError as problem:
         error = problem
+    except OSError as problem:
+        error = from_system(problem)
     if fabric.world_size > 1:
         group = _gloo_group(torch.distributed.group.WORLD)
         failed = torch.tensor(fabric.world_size if error is None else fabric.global_rank)
@@ -133,6 +135,11 @@ def together(fabric: Fabric, act: Callable[[], T], otherwise: Callable[[], None]
         otherwise()
         stop(fabric, error)
     return result
+
+
+def at_first(fabric: Fabric, act: Callable[[], T]) -> T | None:
+    """What `act` returns in the first process, for which the others wait; where it fails, all end as in `together`."""
+    return together(fabric, lambda: act() if fabric.is_global_zero else None)
 
 
 @cache

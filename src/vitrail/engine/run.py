@@ -15,7 +15,7 @@ from vitrail.engine import checkpoint as checkpoints
 from vitrail.engine.checkpoint import Checkpoint, Header
 from vitrail.engine.ema import MovingAverage
 from vitrail.engine.experiment import Experiment
-from vitrail.engine.processes import stop, together
+from vitrail.engine.processes import at_first, stop, together
 from vitrail.engine.task import Phase, Task
 from vitrail.engine.window import Window
 from vitrail.errors import VitrailError
@@ -50,7 +50,7 @@ def open_run(fabric: Fabric, experiment: Experiment, folder: Path, resume: bool)
             raise VitrailError(refusal)
 
     # The first alone: the others may come late and find what this one has written.
-    together(fabric, lambda: check() if fabric.is_global_zero else None)
+    at_first(fabric, check)
     return together(fabric, lambda: checkpoints.load(last)) if fabric.broadcast(last.exists()) else None
 
 
@@ -77,7 +77,7 @@ def occupy(fabric: Fabric, experiment: Experiment, folder: Path, fresh: bool) ->
             remove((checkpoint_folder / "best.safetensors", *checkpoint_folder.glob("step_*.safetensors")))
         write_text(folder / "config.json", json.dumps(to_json(experiment), indent=2) + "\n")
 
-    together(fabric, lambda: make() if fabric.is_global_zero else None)
+    at_first(fabric, make)
 
 
 def _refusal(folder: Path, last: Path, configuration: Json, resume: bool) -> str | None:
@@ -253,6 +253,4 @@ class Run:
                 "scaler": self.fabric.strategy.precision.state_dict(),
             },
         )
-        if self.fabric.is_global_zero:
-            checkpoints.save(path, header, tensors)
-        self.fabric.barrier()
+        at_first(self.fabric, lambda: checkpoints.save(path, header, tensors))
