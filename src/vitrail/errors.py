@@ -11,11 +11,11 @@ class VitrailError(Exception):
     exit_code = 1
 
 
-def from_system(error: OSError) -> VitrailError:
-    """The same in a sentence: a full disk, a name too long, a right that is missing, wherever it was noticed."""
-    place = f"{error.filename}: " if error.filename else ""
-    return VitrailError(f"{place}{error.strerror or error}; mend that and try again.")
-
-
 class FileError(VitrailError):
     """A file or folder that is missing, unreadable or not what it should be."""
+
+
+def from_system(error: OSError) -> VitrailError:
+    """What the system refuses, as a sentence: a full disk, a name too long, a right that is missing."""
+    place = f"{error.filename}: " if error.filename else ""
+    return VitrailError(f"{place}{error.strerror or error}; mend that and try again.")
